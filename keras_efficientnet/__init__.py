@@ -1,0 +1,42 @@
+"""EfficientNet for Keras 3: models, training, export. Every public name stands here, and is loaded when it is used.
+
+`from keras_efficientnet import architectures, profiling` needs neither TensorFlow nor Keras.
+"""
+
+import importlib
+import sys
+
+__version__ = "0.1.0"
+
+_HOME = {  # public name -> the module it lives in
+    "EfficientNetB0": "models",
+    "EfficientNetB1": "models",
+    "EfficientNetB2": "models",
+    "EfficientNetB3": "models",
+    "EfficientNetB4": "models",
+    "EfficientNetB5": "models",
+    "EfficientNetB6": "models",
+    "EfficientNetB7": "models",
+    "EfficientNetB8": "models",
+    "EfficientNetL2": "models",
+    "create_model": "models",
+    "decode_predictions": "models",
+    "list_models": "models",
+    "load_weights": "weights",
+    "preprocess_input": "models",
+    "profile": "profiling",
+}
+__all__ = [*_HOME]
+
+if "keras" in sys.modules:  # so that keras.saving.load_model knows our layers
+    importlib.import_module("keras_efficientnet.layers")
+
+
+def __getattr__(name: str):
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+
+
+def __dir__():
+    return [*globals(), *__all__]

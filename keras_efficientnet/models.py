@@ -1,0 +1,248 @@
+"""The public builders: one for each row of `architectures.VARIANTS`, all made from the row."""
+
+import csv
+import fnmatch
+from collections.abc import Callable, Sequence
+from importlib import resources
+from typing import Any
+
+import keras
+import numpy as np
+from keras import layers
+
+from keras_efficientnet.architectures import (
+    MEAN_RGB,
+    STDDEV_RGB,
+    TOTAL_STRIDE,
+    VARIANTS,
+    Variant,
+    blocks,
+    head_filters,
+    official_name,
+    stem_filters,
+)
+from keras_efficientnet.blocks import classify, convolve, mbconv
+from keras_efficientnet.weights import load_weights
+
+POOLING = {None: None, "avg": layers.GlobalAveragePooling2D, "max": layers.GlobalMaxPooling2D}
+
+
+def make_model(
+    variant: Variant,
+    include_top: bool = True,
+    weights: str | None = None,
+    input_tensor: Any = None,
+    input_shape: Sequence[int | None] | None = None,
+    pooling: str | None = None,
+    classes: int = 1000,
+    classifier_activation: str | None = "softmax",
+    include_preprocessing: bool = True,
+    dropout_rate: float | None = None,
+    drop_path_rate: float = 0.2,
+    name: str | None = None,
+) -> keras.Model:
+    """Builds the network of a row of the table, your own rows included.
+
+    Args:
+        variant: the row.
+        include_top: whether the pooling, dropout and classifier are part of it.
+        weights: None for random ones, or the path of a `.weights.h5` or `.keras` file of this package.
+        input_tensor: Keras tensor or tensor of another model's graph to build on, [batch, height, width, 3].
+        input_shape: (height, width, 3) without the batch, each size at least 32 or None for any. By default the
+            variant's own resolution, and (None, None, 3) without the top.
+        pooling: without the top, what follows the last activation: None, "avg" or "max".
+        classes: outputs of the classifier.
+        classifier_activation: name in `keras.activations`; None for logits.
+        include_preprocessing: whether the network takes pixels from 0 to 255 and normalises them itself (mean and
+            deviation of ImageNet are constants of the graph). Otherwise see `preprocess_input`.
+        dropout_rate: before the classifier, in [0, 1); by default the variant's own.
+        drop_path_rate: chance in [0, 1) that training skips a block for an image; rises linearly from 0 at the first
+            block over all of them (Huang et al. 2016, arxiv.org/abs/1603.09382).
+        name: of the model.
+
+    Returns:
+        A flat functional model; its layers are called as in keras.applications.
+
+    Raises:
+        ValueError: an argument out of its range, or weights that do not fit.
+        FileNotFoundError: there is no such file of weights.
+    """
+    _check(pooling, classes, dropout_rate, drop_path_rate)
+    inputs = _make_input(variant, include_top, input_tensor, input_shape)
+    x = _normalize(inputs) if include_preprocessing else inputs
+    x = convolve(x, stem_filters(variant), kernel=3, stride=2, name="stem")
+    specs = blocks(variant)
+    for index, spec in enumerate(specs):
+        x = mbconv(x, spec, drop_path_rate=drop_path_rate * index / len(specs))
+    x = convolve(x, head_filters(variant), kernel=1, name="top")
+    if include_top:
+        rate = variant.dropout if dropout_rate is None else dropout_rate
+        x = classify(x, classes, dropout_rate=rate, activation=classifier_activation)
+    elif pooling:
+        x = POOLING[pooling](name=f"{pooling}_pool")(x)
+    sources = inputs if input_tensor is None else keras.utils.get_source_inputs(inputs)
+    model = keras.Model(sources, x, name=name or "efficientnet")
+    if weights is not None:
+        load_weights(model, weights)
+    return model
+
+
+def _check(pooling, classes, dropout_rate, drop_path_rate):
+    if keras.config.image_data_format() != "channels_last":
+        raise ValueError(
+            "The images must be [batch, height, width, channels]. Received: "
+            f"image_data_format={keras.config.image_data_format()!r}. "
+            'Call keras.config.set_image_data_format("channels_last") first.'
+        )
+    if pooling not in POOLING:
+        raise ValueError(f"`pooling` must be None, 'avg' or 'max'. Received: pooling={pooling!r}")
+    if classes < 1:
+        raise ValueError(f"`classes` must be at least 1. Received: classes={classes}")
+    for key, rate in (("dropout_rate", dropout_rate), ("drop_path_rate", drop_path_rate)):
+        if rate is not None and not 0 <= rate < 1:
+            raise ValueError(f"`{key}` must be in [0, 1). Received: {key}={rate}")
+
+
+def _make_input(variant, include_top, input_tensor, input_shape):
+    if input_tensor is not None:
+        shape = tuple(input_tensor.shape[1:])
+    else:
+        side = variant.resolution if include_top else None
+        shape = (side, side, 3) if input_shape is None else tuple(input_shape)
+    if len(shape) != 3 or shape[2] != 3 or any(size is not None and size < TOTAL_STRIDE for size in shape[:2]):
+        raise ValueError(
+            "The input must be (height, width, 3) with height and width at least "
+            f"{TOTAL_STRIDE} (the total stride) or None for any. Received: {shape}"
+        )
+    if input_tensor is None:
+        return keras.Input(shape, name="image")
+    return input_tensor if keras.backend.is_keras_tensor(input_tensor) else keras.Input(tensor=input_tensor)
+
+
+def _normalize(images):
+    scale = [1 / deviation for deviation in STDDEV_RGB]
+    offset = [-mean / deviation for mean, deviation in zip(MEAN_RGB, STDDEV_RGB, strict=True)]
+    return layers.Rescaling(scale, offset, name="normalization")(images)
+
+
+def builder(variant_name: str) -> Callable[..., keras.Model]:
+    """Makes the builder of one variant: `make_model` with its row, under the name of keras.applications."""
+
+    def build(
+        include_top: bool = True,
+        weights: str | None = None,
+        input_tensor: Any = None,
+        input_shape: Sequence[int | None] | None = None,
+        pooling: str | None = None,
+        classes: int = 1000,
+        classifier_activation: str | None = "softmax",
+        include_preprocessing: bool = True,
+        dropout_rate: float | None = None,
+        drop_path_rate: float = 0.2,
+        name: str | None = None,
+    ) -> keras.Model:
+        return make_model(
+            VARIANTS[variant_name],
+            include_top=include_top,
+            weights=weights,
+            input_tensor=input_tensor,
+            input_shape=input_shape,
+            pooling=pooling,
+            classes=classes,
+            classifier_activation=classifier_activation,
+            include_preprocessing=include_preprocessing,
+            dropout_rate=dropout_rate,
+            drop_path_rate=drop_path_rate,
+            name=name or variant_name.replace("-", ""),
+        )
+
+    letters = variant_name.removeprefix("efficientnet-")
+    build.__name__ = build.__qualname__ = f"EfficientNet{letters.upper()}"
+    build.__doc__ = f"Builds {variant_name}. Arguments, result and errors as in `make_model`:\n\n{make_model.__doc__}"
+    return build
+
+
+BUILDERS = {name: builder(name) for name in VARIANTS}
+EfficientNetB0 = BUILDERS["efficientnet-b0"]
+EfficientNetB1 = BUILDERS["efficientnet-b1"]
+EfficientNetB2 = BUILDERS["efficientnet-b2"]
+EfficientNetB3 = BUILDERS["efficientnet-b3"]
+EfficientNetB4 = BUILDERS["efficientnet-b4"]
+EfficientNetB5 = BUILDERS["efficientnet-b5"]
+EfficientNetB6 = BUILDERS["efficientnet-b6"]
+EfficientNetB7 = BUILDERS["efficientnet-b7"]
+EfficientNetB8 = BUILDERS["efficientnet-b8"]
+EfficientNetL2 = BUILDERS["efficientnet-l2"]
+
+
+def create_model(model_name: str, **arguments) -> keras.Model:
+    """Builds a model by its name.
+
+    Args:
+        model_name: the official name, "efficientnet-b0", or timm's, "tf_efficientnet_b0".
+        **arguments: those of the builders; see `EfficientNetB0`.
+
+    Raises:
+        ValueError: unknown name, or as the builders.
+    """
+    return BUILDERS[official_name(model_name)](**arguments)
+
+
+def list_models(pattern: str = "*") -> list[str]:
+    """The names that `create_model` knows and `pattern` matches (as in a shell: "*b?")."""
+    return fnmatch.filter(VARIANTS, pattern)
+
+
+def preprocess_input(images, model_name: str = "efficientnet-b0"):
+    """Normalises pixels for a network built with `include_preprocessing=False`.
+
+    Args:
+        images: values from 0 to 255, [..., height, width, 3]; array or tensor of any type.
+        model_name: the network they are for.
+
+    Returns:
+        (images - mean) / deviation of ImageNet, channel by channel, in floating point; same shape.
+
+    Raises:
+        ValueError: unknown model, or the last axis is not RGB.
+    """
+    official_name(model_name)
+    if images.shape[-1] != 3:
+        raise ValueError(f"`images` must be [..., height, width, 3]. Received: shape={tuple(images.shape)}")
+    if isinstance(images, np.ndarray):
+        pixels = images.astype("float32", copy=False)
+        return (pixels - np.array(MEAN_RGB, "float32")) / np.array(STDDEV_RGB, "float32")
+    pixels = keras.ops.cast(images, keras.config.floatx())
+    return (pixels - keras.ops.convert_to_tensor(MEAN_RGB, pixels.dtype)) / keras.ops.convert_to_tensor(
+        STDDEV_RGB, pixels.dtype
+    )
+
+
+def decode_predictions(probabilities, top: int = 5) -> list[list[tuple[str, str, float]]]:
+    """The names of the likeliest of the 1000 ImageNet classes. Needs no download.
+
+    Args:
+        probabilities: [batch, 1000].
+        top: how many to name for each image.
+
+    Returns:
+        For each image (WordNet id, name, score), the best first.
+
+    Raises:
+        ValueError: the shape is another.
+    """
+    scores = np.asarray(keras.ops.convert_to_numpy(probabilities))
+    if scores.ndim != 2 or scores.shape[1] != 1000:
+        raise ValueError(
+            "`probabilities` must be [batch, 1000], of a network with the ImageNet classes. "
+            f"Received: shape={scores.shape}"
+        )
+    best = np.argsort(-scores, axis=1)[:, :top]
+    classes = imagenet_classes()
+    return [[(*classes[index], float(row[index])) for index in order] for row, order in zip(scores, best, strict=True)]
+
+
+def imagenet_classes() -> list[tuple[str, str]]:
+    """(WordNet id, name) of the 1000 classes, in the order of every published classifier."""
+    text = resources.files("keras_efficientnet").joinpath("data/imagenet_classes.csv").read_text("utf-8")
+    return [(wordnet_id, name) for wordnet_id, name in csv.reader(text.splitlines())]

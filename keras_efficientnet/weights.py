@@ -1,0 +1,72 @@
+"""Files of weights -> a model, by the names of its layers: all of it or nothing."""
+
+import io
+import pathlib
+import zipfile
+
+import h5py
+import keras
+import numpy as np
+
+WEIGHTS_IN_KERAS_FILE = "model.weights.h5"
+
+
+def load_weights(model: keras.Model, source: str) -> None:
+    """Fills a model from a file. A file that does not fit leaves the model as it was.
+
+    Args:
+        model: built by this package.
+        source: path of a `.weights.h5` or `.keras` file written by Keras from a model of this package.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is no such file, or does not fit the model; the message names what is missing or differs.
+    """
+    path = pathlib.Path(source)
+    if not path.exists():
+        raise FileNotFoundError(
+            f"`weights` must be None or the path of a .weights.h5 or .keras file. There is no file {str(source)!r}."
+        )
+    arrays = read_weights(path)
+    wanted = {layer.name: layer for layer in model.layers if layer.weights}
+    if "predictions" not in wanted:
+        arrays.pop("predictions", None)  # a network without its top takes the rest of a whole one
+    _check_fit(path, model, arrays, wanted)
+    for name, layer in wanted.items():
+        layer.set_weights(arrays[name])
+
+
+def read_weights(path: pathlib.Path) -> dict[str, list[np.ndarray]]:
+    """The arrays of a `.weights.h5` or `.keras` file by the name of the layer, in Keras's order.
+
+    Raises:
+        ValueError: the file is neither.
+    """
+    try:
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                return _read_h5(io.BytesIO(archive.read(WEIGHTS_IN_KERAS_FILE)))
+        return _read_h5(path)
+    except (OSError, KeyError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{path} is not a whole .weights.h5 or .keras file of Keras 3: {error}") from error
+
+
+def _read_h5(file) -> dict[str, list[np.ndarray]]:
+    with h5py.File(file, "r") as h5:
+        groups = [layer["vars"] for layer in h5["layers"].values() if len(layer.get("vars", ()))]
+        return {group.attrs["name"]: [group[str(index)][()] for index in range(len(group))] for group in groups}
+
+
+def _check_fit(path, model, arrays, wanted):
+    missing = sorted(set(wanted) - set(arrays))
+    unused = sorted(set(arrays) - set(wanted))
+    if missing or unused:
+        raise ValueError(f"{path} does not fit {model.name}. Missing: {missing}. Unused: {unused}. Is it this variant?")
+    for name, layer in wanted.items():
+        expected = [tuple(weight.shape) for weight in layer.weights]
+        shapes = [tuple(array.shape) for array in arrays[name]]
+        if shapes != expected:
+            mend = "Is it this variant?"
+            if name == "predictions":
+                mend = f"Build the model with classes={shapes[-1][-1]}, or with include_top=False to take the rest."
+            raise ValueError(f"{path} does not fit {model.name}: {name} is {expected}, the file has {shapes}. {mend}")

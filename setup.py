@@ -1,0 +1,41 @@
+"""The one definition of the package; pyproject.toml holds the build backend and the tables of the tools."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+here = Path(__file__).parent
+version = re.search(r'__version__ = "(.+)"', (here / "keras_efficientnet/__init__.py").read_text("utf-8")).group(1)
+
+setup(
+    name="keras_efficientnet",
+    version=version,
+    description="EfficientNet for Keras 3: models, training, export",
+    long_description=(here / "README.md").read_text("utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    license_files=["LICENSE"],
+    python_requires=">=3.10",
+    packages=find_packages(include=["keras_efficientnet*"]),
+    package_data={"keras_efficientnet": ["data/*", "data/sample/*", "py.typed"]},
+    install_requires=[
+        "absl-py",
+        "ai-edge-litert",
+        "h5py",
+        "keras>=3.12",
+        "matplotlib",
+        "numpy",
+        "tensorboard",
+        "tensorflow>=2.20",
+        "tqdm",
+    ],
+    extras_require={"dev": ["build", "mypy", "pytest", "ruff", "scikit-learn"]},
+    classifiers=[
+        "Programming Language :: Python :: 3.10",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+    ],
+)
