@@ -2,6 +2,9 @@
 
 import csv
 import fnmatch
+import functools
+import inspect
+import re
 from collections.abc import Callable, Sequence
 from importlib import resources
 from typing import Any
@@ -39,52 +42,50 @@ def make_model(
     include_preprocessing: bool = True,
     dropout_rate: float | None = None,
     drop_path_rate: float = 0.2,
+    *,
     name: str | None = None,
 ) -> keras.Model:
-    """Builds the network of a row of the table, your own rows included.
+    """Builds the network of a row of the table: a flat functional model with the layer names of keras.applications.
 
     Args:
-        variant: the row.
-        include_top: whether the pooling, dropout and classifier are part of it.
+        variant: the row; may be one of your own.
+        include_top: whether pooling, dropout and classifier are part of it.
         weights: None for random ones, or the path of a `.weights.h5` or `.keras` file of this package.
-        input_tensor: Keras tensor or tensor of another model's graph to build on, [batch, height, width, 3].
-        input_shape: (height, width, 3) without the batch, each size at least 32 or None for any. By default the
-            variant's own resolution, and (None, None, 3) without the top.
+        input_tensor: tensor of another model's graph to build on, [batch, height, width, 3].
+        input_shape: (height, width, 3), each size at least 32, or None for any. By default the variant's resolution,
+            and (None, None, 3) without the top.
         pooling: without the top, what follows the last activation: None, "avg" or "max".
         classes: outputs of the classifier.
         classifier_activation: name in `keras.activations`; None for logits.
-        include_preprocessing: whether the network takes pixels from 0 to 255 and normalises them itself (mean and
-            deviation of ImageNet are constants of the graph). Otherwise see `preprocess_input`.
-        dropout_rate: before the classifier, in [0, 1); by default the variant's own.
-        drop_path_rate: chance in [0, 1) that training skips a block for an image; rises linearly from 0 at the first
-            block over all of them (Huang et al. 2016, arxiv.org/abs/1603.09382).
+        include_preprocessing: whether it takes pixels from 0 to 255 and normalises them; else see `preprocess_input`.
+        dropout_rate: before the classifier, in [0, 1); the variant's own by default.
+        drop_path_rate: chance in [0, 1) that training skips the last block for an image; of block i of n, i / n of it.
         name: of the model.
-
-    Returns:
-        A flat functional model; its layers are called as in keras.applications.
 
     Raises:
         ValueError: an argument out of its range, or weights that do not fit.
         FileNotFoundError: there is no such file of weights.
     """
     _check(pooling, classes, dropout_rate, drop_path_rate)
-    inputs = _make_input(variant, include_top, input_tensor, input_shape)
-    x = _normalize(inputs) if include_preprocessing else inputs
-    x = convolve(x, stem_filters(variant), kernel=3, stride=2, name="stem")
-    specs = blocks(variant)
-    for index, spec in enumerate(specs):
-        x = mbconv(x, spec, drop_path_rate=drop_path_rate * index / len(specs))
-    x = convolve(x, head_filters(variant), kernel=1, name="top")
+    image = _make_input(variant, include_top, input_tensor, input_shape)
+    x = _extract(_normalize(image) if include_preprocessing else image, variant, drop_path_rate)
     if include_top:
         rate = variant.dropout if dropout_rate is None else dropout_rate
         x = classify(x, classes, dropout_rate=rate, activation=classifier_activation)
     elif pooling:
         x = POOLING[pooling](name=f"{pooling}_pool")(x)
-    sources = inputs if input_tensor is None else keras.utils.get_source_inputs(inputs)
-    model = keras.Model(sources, x, name=name or "efficientnet")
+    model = keras.Model(keras.utils.get_source_inputs(image), x, name=name or "efficientnet")
     if weights is not None:
         load_weights(model, weights)
     return model
+
+
+def _extract(x, variant, drop_path_rate):
+    x = convolve(x, stem_filters(variant), kernel=3, stride=2, name="stem")
+    specs = blocks(variant)
+    for index, spec in enumerate(specs):
+        x = mbconv(x, spec, drop_path_rate=drop_path_rate * index / len(specs))
+    return convolve(x, head_filters(variant), kernel=1, name="top")
 
 
 def _check(pooling, classes, dropout_rate, drop_path_rate):
@@ -126,39 +127,19 @@ def _normalize(images):
 
 
 def builder(variant_name: str) -> Callable[..., keras.Model]:
-    """Makes the builder of one variant: `make_model` with its row, under the name of keras.applications."""
+    """Makes the builder of one variant: `make_model` with its row, and a name as in keras.applications."""
 
-    def build(
-        include_top: bool = True,
-        weights: str | None = None,
-        input_tensor: Any = None,
-        input_shape: Sequence[int | None] | None = None,
-        pooling: str | None = None,
-        classes: int = 1000,
-        classifier_activation: str | None = "softmax",
-        include_preprocessing: bool = True,
-        dropout_rate: float | None = None,
-        drop_path_rate: float = 0.2,
-        name: str | None = None,
-    ) -> keras.Model:
-        return make_model(
-            VARIANTS[variant_name],
-            include_top=include_top,
-            weights=weights,
-            input_tensor=input_tensor,
-            input_shape=input_shape,
-            pooling=pooling,
-            classes=classes,
-            classifier_activation=classifier_activation,
-            include_preprocessing=include_preprocessing,
-            dropout_rate=dropout_rate,
-            drop_path_rate=drop_path_rate,
-            name=name or variant_name.replace("-", ""),
-        )
+    @functools.wraps(make_model)
+    def build(*arguments, name=None, **keywords):
+        return make_model(VARIANTS[variant_name], *arguments, name=name or variant_name.replace("-", ""), **keywords)
 
-    letters = variant_name.removeprefix("efficientnet-")
-    build.__name__ = build.__qualname__ = f"EfficientNet{letters.upper()}"
-    build.__doc__ = f"Builds {variant_name}. Arguments, result and errors as in `make_model`:\n\n{make_model.__doc__}"
+    letters = variant_name.removeprefix("efficientnet-").upper()
+    build.__name__ = build.__qualname__ = f"EfficientNet{letters}"
+    signature = inspect.signature(make_model)
+    _, *others = signature.parameters.values()
+    build.__signature__ = signature.replace(parameters=others)  # type: ignore[attr-defined]
+    build.__doc__ = (make_model.__doc__ or "").replace("the network of a row of the table", variant_name)
+    build.__doc__ = re.sub(r" *variant: .*\n", "", build.__doc__)
     return build
 
 

@@ -1,0 +1,39 @@
+"""Writes a trained network as a TFLite file for phones and browsers: float32, one image a call.
+
+Example, after `python main.py`:
+  python export/to_tflite.py --model=runs/efficientnet-b0 --output=runs/b0.tflite
+"""
+
+import os
+import sys
+from pathlib import Path
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before TensorFlow is imported
+
+from absl import app, flags, logging
+
+FLAGS = flags.FLAGS
+flags.DEFINE_string("model", None, "The .keras file, or the folder of a run, which has a model.keras.", required=True)
+flags.DEFINE_string("output", None, "The file to write.", required=True)
+flags.DEFINE_bool("overwrite", False, "Replace a file that is there.")
+
+
+def main(_) -> None:
+    import keras  # noqa: F401  first: keras_efficientnet then registers its layers
+
+    from keras_efficientnet import export
+
+    try:
+        model = export.load_model(FLAGS.model)
+        difference = export.to_tflite(model, FLAGS.output, overwrite=FLAGS.overwrite)
+    except KeyboardInterrupt:
+        sys.exit("to_tflite.py: stopped. Nothing was written.")
+    except (OSError, RuntimeError, ValueError) as error:
+        logging.debug("", exc_info=True)
+        sys.exit(f"to_tflite.py: {error}")
+    size = Path(FLAGS.output).stat().st_size
+    print(f"{FLAGS.output}: {size / 1e6:.1f} MB; probabilities differ from the model's by at most {difference:.1g}")
+
+
+if __name__ == "__main__":
+    app.run(main)

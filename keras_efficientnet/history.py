@@ -1,0 +1,83 @@
+"""What a run reports: lines of JSON, TensorBoard scalars, the curve as a picture."""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import tensorflow as tf
+
+
+class History:
+    """The log of a run. Lines after `step` are dropped: they are of work that a crash undid.
+
+    Args:
+        folder: gets `log.jsonl`, and TensorBoard's files in `tensorboard/`.
+        step: the step at which the run goes on.
+    """
+
+    def __init__(self, folder: Path, step: int):
+        self._path = folder / "log.jsonl"
+        kept = [row for row in read(self._path) if row["step"] <= step]
+        _replace(self._path, "".join(json.dumps(row) + "\n" for row in kept))
+        self._written = {(row["part"], row["step"]) for row in kept}
+        self._writers = {
+            part: tf.summary.create_file_writer(str(folder / "tensorboard" / part)) for part in ("train", "validation")
+        }
+
+    def write(self, part: str, step: int, values: Mapping[str, float]) -> None:
+        """Adds `values` of a part, "train" or "validation", at a step, unless they are there already."""
+        if (part, step) in self._written:
+            return
+        self._written.add((part, step))
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"part": part, "step": step} | dict(values)) + "\n")
+        with self._writers[part].as_default(step=step):
+            for name, value in values.items():
+                tf.summary.scalar(name, value)
+        self._writers[part].flush()
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """The rows of a log; a last line that a crash cut off is left out."""
+    if not path.exists():
+        return []
+    lines = path.read_text("utf-8").split("\n")[:-1]  # what follows the last line break is not whole
+    return [json.loads(line) for line in lines]
+
+
+def plot(folder: Path) -> None:
+    """Draws loss and accuracy over the steps of `log.jsonl` to `curve.png`."""
+    from matplotlib.figure import Figure
+
+    rows = read(folder / "log.jsonl")
+    figure = Figure(figsize=(9, 3.5), layout="constrained")
+    loss_axes, accuracy_axes = figure.subplots(1, 2)
+    for part in ("train", "validation"):
+        points = [row for row in rows if row["part"] == part]
+        steps = [row["step"] for row in points]
+        loss_axes.plot(steps, [row["loss"] for row in points], label=part, marker="o" if part == "validation" else "")
+        for name in ("top_1_accuracy", "top_5_accuracy"):
+            if points and name in points[0]:
+                accuracy_axes.plot(steps, [100 * row[name] for row in points], label=name, marker="o")
+    loss_axes.set(xlabel="step", ylabel="loss", title="Loss")
+    accuracy_axes.set(xlabel="step", ylabel="%", title="Validation accuracy, averaged weights", ylim=(0, 101))
+    for axes in (loss_axes, accuracy_axes):
+        axes.grid(alpha=0.3)
+        if axes.lines:
+            axes.legend()
+    temporary = folder / ".curve.png"
+    figure.savefig(temporary, format="png", dpi=120)
+    os.replace(temporary, folder / "curve.png")
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Writes one JSON object, whole or not at all."""
+    _replace(path, json.dumps(content, indent=2) + "\n")
+
+
+def _replace(path: Path, text: str) -> None:
+    temporary = path.with_name(f".{path.name}")
+    temporary.write_text(text, "utf-8")
+    os.replace(temporary, path)

@@ -1,0 +1,112 @@
+"""JPEG or PNG bytes -> the pixels a network takes, in training and in evaluation: 0 to 255, not normalised.
+
+Source: github.com/tensorflow/tpu, models/official/efficientnet/preprocessing.py, in pure functions of a seed.
+"""
+
+import tensorflow as tf
+
+CROP_PADDING = 32  # pixels that evaluation's crop leaves out at the network's resolution
+CROP_AREA = (0.08, 1.0)  # of the image, in training; Szegedy et al. 2014, arxiv.org/abs/1409.4842
+CROP_RATIO = (3 / 4, 4 / 3)  # width to height
+CROP_ATTEMPTS = 10
+
+
+def image_for_evaluation(data, size: int, *, crop_fraction: float | None = None, half_pixel_centers: bool = False):
+    """The centre of an image.
+
+    Args:
+        data: bytes of a JPEG, PNG, GIF or BMP, a string scalar.
+        size: side of the result, in pixels.
+        crop_fraction: share of the shorter side that is kept, in (0, 1]; size / (size + 32) by default.
+        half_pixel_centers: the grid of PIL, timm and tf.image.resize; that of the published checkpoints by default.
+
+    Returns:
+        float32 [size, size, 3], from 0 to 255 but for the overshoot of the bicubic filter.
+    """
+    window = _central_window(_shape(data), size, crop_fraction)
+    return _resize(_decode_and_crop(data, window), size, half_pixel_centers)
+
+
+def image_for_training(
+    data,
+    size: int,
+    seed,
+    *,
+    random_crop: bool,
+    random_flip: bool,
+    crop_fraction: float | None = None,
+    half_pixel_centers: bool = False,
+):
+    """A random part of an image, or its centre; perhaps mirrored. Otherwise as `image_for_evaluation`.
+
+    Args:
+        data: as there.
+        size: as there.
+        seed: int32 [2]; the same seed gives the same image.
+        random_crop: whether to take a random part, 8 to 100 % of the area; else the centre.
+        random_flip: whether to mirror half of the images.
+        crop_fraction: of the centre.
+        half_pixel_centers: as there.
+
+    Returns:
+        float32 [size, size, 3].
+    """
+    crop_seed, flip_seed = tf.unstack(tf.random.split(seed, 2))
+    shape = _shape(data)
+    window = _central_window(shape, size, crop_fraction)
+    if random_crop:
+        window = _random_window(shape, crop_seed, otherwise=window)
+    image = _resize(_decode_and_crop(data, window), size, half_pixel_centers)
+    return tf.image.stateless_random_flip_left_right(image, flip_seed) if random_flip else image
+
+
+def _resize(image, size, half_pixel_centers):
+    """Bicubic, without antialiasing, as the official code has it."""
+    resized = tf.raw_ops.ResizeBicubic(
+        images=image[tf.newaxis], size=[size, size], half_pixel_centers=half_pixel_centers
+    )
+    return tf.reshape(resized, (size, size, 3))
+
+
+def _shape(data):
+    """(height, width) of the picture. JPEGs tell without being decoded."""
+    jpeg = tf.io.is_jpeg(data)
+    return tf.cond(jpeg, lambda: tf.image.extract_jpeg_shape(data)[:2], lambda: tf.shape(_decode(data))[:2])
+
+
+def _decode(data):
+    return tf.io.decode_image(data, channels=3, expand_animations=False)
+
+
+def _decode_and_crop(data, window):
+    """uint8 [height, width, 3]; a JPEG is decoded only where the window (top, left, height, width) is."""
+    top, left, height, width = tf.unstack(window)
+    image = tf.cond(
+        tf.io.is_jpeg(data),
+        lambda: tf.image.decode_and_crop_jpeg(data, window, channels=3),
+        lambda: _decode(data)[top : top + height, left : left + width],
+    )
+    image.set_shape((None, None, 3))
+    return image
+
+
+def _central_window(shape, size, crop_fraction):
+    fraction = size / (size + CROP_PADDING) if crop_fraction is None else crop_fraction
+    height, width = tf.unstack(shape)
+    side = tf.cast(fraction * tf.cast(tf.minimum(height, width), tf.float32), tf.int32)
+    return tf.stack([(height - side + 1) // 2, (width - side + 1) // 2, side, side])
+
+
+def _random_window(shape, seed, otherwise):
+    """A random window, or `otherwise` where no attempt gave one, which the whole image betrays."""
+    begin, extent, _ = tf.image.stateless_sample_distorted_bounding_box(
+        tf.concat([shape, [3]], axis=0),
+        bounding_boxes=tf.constant([[[0.0, 0.0, 1.0, 1.0]]]),
+        seed=seed,
+        min_object_covered=0.1,
+        aspect_ratio_range=CROP_RATIO,
+        area_range=CROP_AREA,
+        max_attempts=CROP_ATTEMPTS,
+    )
+    window = tf.concat([begin[:2], extent[:2]], axis=0)
+    return tf.where(tf.reduce_all(extent[:2] == shape), otherwise, window)

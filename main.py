@@ -1,0 +1,88 @@
+"""Trains, evaluates and exports EfficientNets. `python main.py` alone does it on the embedded handwritten digits.
+
+Examples:
+  python main.py
+  python main.py --data_dir=gs://bucket/imagenet --tpu=my-tpu --train_batch_size=4096 --train_steps=109474
+  python main.py --data_dir=/data/imagenet --model_name=efficientnet-b3 --train_batch_size=512 --model_dir=runs/b3
+  python main.py --mode=eval --data_dir=/data/imagenet --model_dir=runs/b3
+"""
+
+import dataclasses
+import os
+import re
+import sys
+import types
+import typing
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before TensorFlow is imported
+
+from absl import app, flags, logging
+
+from keras_efficientnet.config import TrainConfig, make_config
+
+FLAGS = flags.FLAGS
+DEFINE = {str: flags.DEFINE_string, int: flags.DEFINE_integer, float: flags.DEFINE_float, bool: flags.DEFINE_bool}
+
+
+def define_flags() -> None:
+    """One flag for each option of TrainConfig."""
+    hints = typing.get_type_hints(TrainConfig)
+    for field in dataclasses.fields(TrainConfig):
+        kind = hints[field.name]
+        if isinstance(kind, types.UnionType):
+            kind = next(part for part in typing.get_args(kind) if part is not types.NoneType)
+        choices = field.metadata["choices"]
+        if choices:
+            flags.DEFINE_enum(field.name, field.default, choices, field.metadata["help"])
+        else:
+            DEFINE[kind](field.name, field.default, field.metadata["help"])
+
+
+def main(_) -> None:
+    given = {field.name: FLAGS[field.name].value for field in dataclasses.fields(TrainConfig) if FLAGS[field.name].present}
+    try:
+        config = make_config(**given)
+        from keras_efficientnet import training  # brings TensorFlow: after the options are known to be right
+
+        results = training.run(config)
+    except KeyboardInterrupt:
+        sys.exit("main.py: stopped. The same command goes on from the last checkpoint.")
+    except Exception as error:  # noqa: BLE001
+        if not is_users(error):
+            raise
+        logging.debug("", exc_info=True)
+        sys.exit(f"main.py: {one_line(error)}")
+    print(table(results))
+    print(f"All of it is in {config.directory}/")
+
+
+def is_users(error: Exception) -> bool:
+    """Whether the message says all: a wrong option or file, and not a fault of the program."""
+    return isinstance(error, (ValueError, OSError)) or type(error).__module__.startswith("tensorflow")
+
+
+def one_line(error: Exception) -> str:
+    """The message without the places in the graph that TensorFlow adds."""
+    message = getattr(error, "message", None) or str(error)
+    message = re.sub(r"\{\{[^}]*\}\}", "", message).split("[[")[0]
+    return " ".join(message.split())
+
+
+def table(results: dict[str, typing.Any]) -> str:
+    """The results in columns."""
+    lines = [f"{'':12} {'top-1':>8} {'top-5':>8} {'agrees':>8} {'MB':>8}"]
+    for name in ("model", "saved_model", "tflite"):
+        row = results.get(name)
+        if row:
+            percents = (row.get(key) for key in ("top_1_accuracy", "top_5_accuracy", "agreement"))
+            cells = [f"{100 * value:7.2f}%" if value is not None else f"{'-':>8}" for value in percents]
+            size = f"{row['bytes'] / 1e6:8.1f}" if "bytes" in row else f"{'-':>8}"
+            lines.append(f"{name:12} {' '.join(cells)} {size}")
+    lines.append(f"{results['steps']} steps, {results['seconds']:.0f} s of training")
+    return "\n".join(lines)
+
+
+define_flags()
+
+if __name__ == "__main__":
+    app.run(main)

@@ -1,0 +1,63 @@
+"""What the tests share: two logical CPU devices, a tiny network, golden numbers, fresh interpreters."""
+
+import os
+
+os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"  # read when TensorFlow is imported
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from keras_efficientnet.architectures import VARIANTS, Variant
+
+ROOT = Path(__file__).parent.parent
+GOLDEN = Path(__file__).parent / "golden"
+TINY = VARIANTS["efficientnet-b0"]._replace(width=0.25, depth=0.5, resolution=32)
+
+# two replicas for tf.distribute.MirroredStrategy; must come before anything touches a device
+tf.config.set_logical_device_configuration(
+    tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
+)
+
+
+@pytest.fixture(scope="session")
+def tiny() -> Variant:
+    """A network of every kind of block that runs in milliseconds at 32 px."""
+    return TINY
+
+
+@pytest.fixture(scope="session")
+def golden():
+    """Reads `tests/golden/NAME.json`, or `.npz` if the name says so."""
+
+    def read(name: str):
+        return np.load(GOLDEN / name) if name.endswith(".npz") else json.loads((GOLDEN / f"{name}.json").read_text())
+
+    return read
+
+
+@pytest.fixture(scope="session")
+def run_python():
+    """Runs code in a fresh interpreter and returns what it prints."""
+
+    def run(code: str, *arguments: str) -> str:
+        command = [sys.executable, "-c", code, *map(str, arguments)]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    return run
+
+
+@pytest.fixture
+def set_policy():
+    """Sets the policy of mixed precision for one test."""
+    before = keras.config.dtype_policy()
+    yield keras.config.set_dtype_policy
+    keras.config.set_dtype_policy(before)

@@ -1,0 +1,137 @@
+"""The embedded sample, and records made here in the official layout."""
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import make_sample
+import numpy as np
+import pytest
+import tensorflow as tf
+from sklearn.datasets import load_digits
+
+from keras_efficientnet import datasets
+from keras_efficientnet.config import make_config
+from keras_efficientnet.datasets import make_datasets
+
+SAMPLE = Path(datasets.__file__).parent / "data/sample"
+PLAIN = {"augment_name": None, "random_resized_crop": False, "crop_fraction": 1.0, "recipe": "sample"}
+
+
+def pixels_and_labels(files):
+    """uint8 [n, 8, 8] and digits of the records, in order, by TensorFlow's own parser."""
+    records = tf.data.TFRecordDataset([str(file) for file in sorted(files)])
+    rows = [datasets.parse(record, 10) for record in records]
+    images = np.array([tf.io.decode_png(data).numpy()[..., 0] for data, _ in rows])
+    return images, np.array([int(label) for _, label in rows])
+
+
+def test_sample_is_made_byte_for_byte(tmp_path):
+    subprocess.run([sys.executable, make_sample.__file__, str(tmp_path)], check=True, capture_output=True)
+    made = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    assert made == {path.name: path.read_bytes() for path in SAMPLE.glob("*-of-*")}
+
+
+def test_sample_is_scikit_learns_digits_each_once():
+    digits = load_digits()
+    expected = sorted((label, image.tobytes()) for image, label in zip(digits.images, digits.target, strict=True))
+    images, labels = pixels_and_labels(SAMPLE.glob("*-of-*"))
+    grey = np.round(images.astype(float) * 16 / 255)
+    assert sorted((label, image.tobytes()) for image, label in zip(grey, labels, strict=True)) == expected
+    assert len(expected) == 1797
+    assert sum(path.stat().st_size for path in SAMPLE.iterdir()) < 1_000_000
+
+
+def test_split_is_stratified_and_shares_no_digit():
+    train, train_labels = pixels_and_labels(SAMPLE.glob("train-*"))
+    valid, valid_labels = pixels_and_labels(SAMPLE.glob("validation-*"))
+    assert len(train) == 1442 and len(valid) == 355
+    np.testing.assert_allclose(np.bincount(valid_labels) / np.bincount(train_labels), 0.246, atol=0.01)
+    assert not {image.tobytes() for image in train} & {image.tobytes() for image in valid}
+
+
+def test_validation_images_are_the_digits_in_order():
+    data = make_datasets(make_config(), 8)
+    images, labels = next(data.valid.batch(500).as_numpy_iterator())
+    expected, digits = pixels_and_labels(SAMPLE.glob("validation-*"))
+    np.testing.assert_array_equal(images[..., 0], expected)
+    np.testing.assert_array_equal(images[..., 0], images[..., 2])
+    np.testing.assert_array_equal(labels, digits)
+    assert data.class_names == tuple("0123456789")
+
+
+def test_every_epoch_holds_every_image_once_in_its_own_order():
+    data = make_datasets(make_config(**PLAIN), 8)
+    images, _ = next(data.train(0).batch(3 * data.train_images).as_numpy_iterator())
+    epochs = [[image.tobytes() for image in part] for part in np.split(images, 3)]
+    assert len(set(epochs[0])) == data.train_images == 1442
+    assert set(epochs[0]) == set(epochs[1]) == set(epochs[2])
+    assert epochs[0] != epochs[1] != epochs[2]
+
+
+@pytest.mark.parametrize("start", [1, 1441, 1442, 3000])
+def test_training_goes_on_where_it_stopped(start):
+    data = make_datasets(make_config(), 16)
+    whole = next(data.train(0).skip(start).batch(8).as_numpy_iterator())
+    resumed = next(data.train(start).batch(8).as_numpy_iterator())
+    for expected, value in zip(whole, resumed, strict=True):
+        np.testing.assert_array_equal(value, expected)
+
+
+def test_seed_decides_order_and_pixels():
+    def first(seed):
+        return next(make_datasets(make_config(seed=seed), 16).train(0).batch(8).as_numpy_iterator())[0]
+
+    np.testing.assert_array_equal(first(3), first(3))
+    assert np.abs(first(3) - first(4)).max() > 1
+
+
+def test_images_are_augmented_anew_each_epoch():
+    config = make_config(augment_name="affine", num_train_images=1)
+    first, second = [image for image, _ in make_datasets(config, 16).train(0).take(2)]
+    assert np.abs(first - second).max() > 1
+
+
+def broken_copy(folder, change):
+    """A copy of the sample whose second training file is changed."""
+    shutil.copytree(SAMPLE, folder, dirs_exist_ok=True)
+    path = folder / "train-00001-of-00004"
+    path.write_bytes(change(path.read_bytes()))
+    return make_config(data_dir=str(folder), **PLAIN)
+
+
+@pytest.mark.parametrize("size, record", [(1000, 2), (5, 0), (411 + 6, 1)])
+def test_file_that_is_cut_off_is_named_before_training(tmp_path, size, record):
+    config = broken_copy(tmp_path, lambda data: data[:size])
+    with pytest.raises(ValueError, match=rf"train-00001-of-00004 is cut off.*within record {record} "):
+        make_datasets(config, 8)
+
+
+def test_folder_without_records_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=re.escape(f"No files train-* in {str(tmp_path)!r}")):
+        make_datasets(make_config(data_dir=str(tmp_path)), 8)
+    (tmp_path / "train-00000-of-00001").touch()
+    with pytest.raises(ValueError, match="hold no record"):
+        make_datasets(make_config(data_dir=str(tmp_path), mode="train"), 8)
+
+
+@pytest.mark.parametrize("classes, label", [(9, 10), (5, 6)])
+def test_label_outside_the_classes_stops_the_reading(classes, label):
+    data = make_datasets(make_config(num_label_classes=10, **PLAIN), 8)
+    assert next(data.train(0).batch(64).as_numpy_iterator())[1].max() == 9
+    files = [str(path) for path in SAMPLE.glob("train-*")]
+    records = tf.data.TFRecordDataset(files).map(lambda record: datasets.parse(record, classes))
+    with pytest.raises(tf.errors.InvalidArgumentError, match=f"A label must be 1 to {classes}, for {classes} classes"):
+        list(records)
+
+
+def test_names_of_the_classes_must_be_as_many_as_the_classes():
+    with pytest.raises(ValueError, match="names 10 classes, `num_label_classes` is 12"):
+        make_datasets(make_config(num_label_classes=12), 8)
+
+
+def test_imagenet_is_not_counted():
+    files = [f"/nowhere/train-{number:05d}-of-01024" for number in range(1024)]
+    assert datasets.count_images("train", files) == 1_281_167  # Russakovsky et al. 2014, arxiv.org/abs/1409.0575

@@ -1,0 +1,54 @@
+import json
+
+import pytest
+import tensorflow as tf
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from keras_efficientnet.history import History, plot, read, write_json
+
+ROW = {"loss": 0.5, "learning_rate": 0.1}
+SCORES = {"loss": 0.4, "top_1_accuracy": 0.75, "top_5_accuracy": 1.0}
+
+
+def test_what_a_crash_undid_is_dropped(tmp_path):
+    history = History(tmp_path, 0)
+    for step in (1, 2, 3):
+        history.write("train", step, ROW)
+    with (tmp_path / "log.jsonl").open("a") as file:
+        file.write('{"part": "train", "st')  # cut off in mid-write
+    resumed = History(tmp_path, 2)
+    resumed.write("train", 3, ROW | {"loss": 0.25})
+    assert [(row["step"], row["loss"]) for row in read(tmp_path / "log.jsonl")] == [(1, 0.5), (2, 0.5), (3, 0.25)]
+
+
+def test_a_row_is_written_once(tmp_path):
+    History(tmp_path, 0).write("validation", 7, SCORES)
+    History(tmp_path, 7).write("validation", 7, SCORES)
+    assert len(read(tmp_path / "log.jsonl")) == 1
+
+
+def test_tensorboard_gets_the_scalars(tmp_path):
+    history = History(tmp_path, 0)
+    history.write("train", 5, ROW)
+    history.write("validation", 5, SCORES)
+    for part, expected in (("train", ROW), ("validation", SCORES)):
+        events = EventAccumulator(str(tmp_path / "tensorboard" / part), size_guidance={"tensors": 0})
+        events.Reload()
+        assert set(events.Tags()["tensors"]) == set(expected)
+        event = events.Tensors("loss")[0]
+        assert event.step == 5 and tf.make_ndarray(event.tensor_proto) == pytest.approx(expected["loss"])
+
+
+def test_curve_is_drawn_also_of_a_single_point(tmp_path):
+    history = History(tmp_path, 0)
+    history.write("validation", 5, SCORES)
+    plot(tmp_path)
+    assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_json_is_replaced_whole(tmp_path):
+    write_json(tmp_path / "a.json", {"a": 1})
+    with pytest.raises(TypeError):
+        write_json(tmp_path / "a.json", {"a": object()})
+    assert json.loads((tmp_path / "a.json").read_text()) == {"a": 1}
+    assert [path.name for path in tmp_path.iterdir()] == ["a.json"]

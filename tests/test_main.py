@@ -1,0 +1,136 @@
+"""main.py as a user runs it."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+
+import main
+from keras_efficientnet import datasets, export
+
+MAIN = Path(main.__file__)
+SAMPLE = Path(datasets.__file__).parent / "data/sample"
+SMALL = {
+    "width_coefficient": 0.25,
+    "depth_coefficient": 0.5,
+    "input_image_size": 32,
+    "train_batch_size": 16,
+    "train_steps": 10,
+    "steps_per_eval": 5,
+    "checkpoint_steps": 5,
+}
+
+
+def run(folder, **options):
+    flags = [f"--{key}={value}" for key, value in ({"model_dir": folder} | options).items()]
+    return subprocess.run([sys.executable, str(MAIN), *flags], capture_output=True, text=True, cwd=folder.parent)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A small network that went the whole way."""
+    folder = tmp_path_factory.mktemp("main") / "run"
+    return folder, run(folder, **SMALL)
+
+
+def test_main_job_writes_everything_it_promises(finished):
+    folder, done = finished
+    assert done.returncode == 0, done.stderr
+    written = {path.name for path in folder.iterdir()}
+    assert written == {
+        *("checkpoints", "config.json", "curve.png", "log.jsonl", "model.keras", "model.tflite"),
+        *("results.json", "saved_model", "tensorboard"),
+    }
+    results = json.loads((folder / "results.json").read_text())
+    assert results["steps"] == 10 and results["seconds"] > 0
+    for name in ("model", "saved_model", "tflite"):
+        assert {"top_1_accuracy", "top_5_accuracy", "bytes"} <= set(results[name])
+        assert results[name]["images"] == 355
+    assert results["saved_model"]["agreement"] == results["tflite"]["agreement"] == 1.0
+    assert results["tflite"]["bytes"] == (folder / "model.tflite").stat().st_size
+
+
+def test_main_job_ends_with_a_table(finished):
+    _, done = finished
+    lines = done.stdout.splitlines()
+    assert [line.split()[0] for line in lines[-5:-2]] == ["model", "saved_model", "tflite"]
+    assert "10 steps" in lines[-2]
+
+
+def test_log_holds_losses_and_evaluations(finished):
+    folder, _ = finished
+    rows = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    evaluations = [row for row in rows if row["part"] == "validation"]
+    assert [row["step"] for row in evaluations] == [5, 10]
+    trained = [row for row in rows if row["part"] == "train"]
+    assert trained[-1]["epoch"] == pytest.approx(10 * 16 / 1442)
+    assert all(row["images_per_second"] > 0 and np.isfinite(row["loss"]) for row in trained)
+
+
+def test_written_files_agree_on_digits(finished):
+    folder, _ = finished
+    images = np.random.RandomState(0).uniform(0, 255, (3, 32, 32, 3)).astype("float32")
+    model = keras.saving.load_model(folder / "model.keras")
+    expected = model.predict(images, verbose=0)
+    for path, load in (("saved_model", export.load_saved_model), ("model.tflite", export.load_tflite)):
+        np.testing.assert_allclose(load(str(folder / path))(images), expected, atol=1e-5)
+    assert (folder / "saved_model/assets/labels.txt").read_text().split() == list("0123456789")
+
+
+def test_finished_run_is_not_trained_again(finished):
+    folder, _ = finished
+    before = json.loads((folder / "results.json").read_text())
+    again = run(folder, **SMALL, export=False)
+    after = json.loads((folder / "results.json").read_text())
+    assert again.returncode == 0, again.stderr
+    assert after["seconds"] == before["seconds"]
+    assert after["model"]["top_1_accuracy"] == before["model"]["top_1_accuracy"]
+
+
+def cut_off(folder):
+    shutil.copytree(SAMPLE, folder)
+    path = folder / "train-00002-of-00004"
+    path.write_bytes(path.read_bytes()[:100_000])
+    return {"data_dir": folder}
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"model_name": "b9"}, "Unknown model 'b9'. Choose one of: efficientnet-b0, "),
+        ({"data_dir": "/nowhere"}, "No files train-* in '/nowhere'."),
+        ({"train_batch_size": 0}, "`train_batch_size` must be at least 1. Received: train_batch_size=0"),
+        (cut_off, "train-00002-of-00004 is cut off, or no TFRecord file: it ends at byte 100000, within record 243"),
+        ({"data_dir": SAMPLE, "num_label_classes": 10, "model_name": "efficientnet-b9"}, "Unknown model"),
+    ],
+    ids=["model", "folder", "batch", "cut_off", "model_with_data"],
+)
+def test_a_mistake_is_one_line_and_leaves_nothing(tmp_path, options, message):
+    options = options(tmp_path / "data") if callable(options) else options
+    done = run(tmp_path / "run", **SMALL | options)
+    assert done.returncode == 1
+    assert message in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_label_outside_the_classes_is_one_line(tmp_path):
+    data = tmp_path / "data"
+    shutil.copytree(SAMPLE, data, ignore=shutil.ignore_patterns("labels.txt"))
+    options = SMALL | {"num_label_classes": 9, "data_dir": data, "recipe": "sample"}
+    done = run(tmp_path / "run", **options)
+    assert done.returncode == 1
+    assert "A label must be 1 to 9, for 9 classes; check `num_label_classes`. Received:" in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr and len(done.stderr.splitlines()[-1]) < 300
+    assert not list(tmp_path.glob("run/checkpoints/*")) and not (tmp_path / "run/results.json").exists()
+
+
+def test_help_names_every_option_and_an_example():
+    done = subprocess.run([sys.executable, str(MAIN), "--help"], capture_output=True, text=True)
+    for text in ("python main.py --data_dir=gs://", "--train_batch_size", "--moving_average_decay", "--tpu", "--recipe"):
+        assert text in done.stdout

@@ -1,0 +1,187 @@
+import inspect
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from reference import fill, reference_images
+
+from keras_efficientnet import models
+from keras_efficientnet.architectures import VARIANTS
+
+IMAGES = reference_images(2, 32, 32, seed=1)
+
+
+def make(tiny, **arguments):
+    """The tiny network with reference weights; logits unless asked otherwise."""
+    return fill(models.make_model(tiny, **{"classes": 10, "classifier_activation": None, **arguments}))
+
+
+def predict(model, images=IMAGES):
+    return keras.ops.convert_to_numpy(model(images, training=False))
+
+
+def assert_close(actual, expected, tolerance=2e-5):
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=tolerance * np.abs(expected).max())
+
+
+def test_layers_with_weights_are_called_and_shaped_as_in_keras_applications():
+    shapes = []
+    for builder in (models.EfficientNetB0, keras.applications.EfficientNetB0):
+        layers = [layer for layer in builder(weights=None).layers if not isinstance(layer, keras.layers.Normalization)]
+        shapes.append({x.name: [(w.name, tuple(w.shape)) for w in x.weights] for x in layers if x.weights})
+    assert shapes[0] == shapes[1]
+    assert len(shapes[0]) == 131  # 49 batch norms, 49 convolutions, 2 x 16 in squeeze-and-excite, the classifier
+
+
+def test_arguments_are_those_of_keras_applications_and_more():
+    ours = list(inspect.signature(models.EfficientNetB0).parameters)
+    theirs = [key for key in inspect.signature(keras.applications.EfficientNetB0).parameters if key != "name"]
+    assert ours[: len(theirs)] == theirs
+    assert ours[len(theirs) :] == ["include_preprocessing", "dropout_rate", "drop_path_rate", "name"]
+
+
+@pytest.mark.parametrize("number", [0, 3])
+def test_builders_carry_their_names_and_take_what_make_model_takes(number):
+    build = models.BUILDERS[f"efficientnet-b{number}"]
+    assert build is getattr(models, f"EfficientNetB{number}")
+    assert build.__name__ == f"EfficientNetB{number}"
+    assert list(inspect.signature(build).parameters) == list(inspect.signature(models.make_model).parameters)[1:]
+
+
+def test_every_variant_has_its_builder():
+    assert list(models.BUILDERS) == list(VARIANTS)
+    assert all(getattr(models, build.__name__) is build for build in models.BUILDERS.values())
+
+
+def test_a_builder_passes_every_argument_on(monkeypatch):
+    monkeypatch.setattr(models, "make_model", lambda variant, **arguments: (variant, arguments))
+    names = [name for name in inspect.signature(models.EfficientNetB2).parameters]
+    variant, arguments = models.EfficientNetB2(**{name: f"a {name}" for name in names})
+    assert variant is VARIANTS["efficientnet-b2"]
+    assert arguments == {name: f"a {name}" for name in names}
+    assert models.EfficientNetB2()[1]["name"] == "efficientnetb2"
+
+
+def test_the_input_is_the_variants_resolution_and_any_size_without_the_top(tiny):
+    assert models.make_model(tiny._replace(resolution=48)).input_shape == (None, 48, 48, 3)
+    assert models.make_model(tiny, include_top=False).input_shape == (None, None, None, 3)
+    assert models.make_model(tiny, input_shape=(64, None, 3)).input_shape == (None, 64, None, 3)
+
+
+@pytest.mark.parametrize(("pooling", "reduce"), [("avg", np.mean), ("max", np.max)])
+def test_pooling_reduces_the_last_features(tiny, pooling, reduce):
+    images = reference_images(2, 97, 65, seed=1)
+    features = predict(make(tiny, include_top=False), images)
+    assert features.shape == (2, 4, 3, 320)  # 97 and 65 over 32, rounded up
+    assert_close(predict(make(tiny, include_top=False, pooling=pooling), images), reduce(features, axis=(1, 2)))
+
+
+def test_the_top_is_mean_then_dense_then_softmax(tiny):
+    whole = make(tiny)
+    kernel, bias = whole.get_layer("predictions").get_weights()
+    logits = predict(make(tiny, include_top=False)).mean(axis=(1, 2)) @ kernel + bias
+    assert_close(predict(whole), logits)
+    shares = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    assert_close(predict(make(tiny, classifier_activation="softmax")), shares)
+
+
+def test_a_graph_of_unknown_sizes_gives_the_eager_numbers(tiny):
+    model = make(tiny, input_shape=(None, None, 3))
+    traced = tf.function(lambda x: model(x, training=False), [tf.TensorSpec((None, None, None, 3))])
+    for height, width in ((32, 32), (47, 60)):
+        images = reference_images(1, height, width)
+        assert_close(traced(images).numpy(), predict(model, images))
+
+
+def test_a_model_on_an_input_tensor_is_flat_and_gives_the_same_numbers(tiny):
+    image = keras.Input((32, 32, 3), name="photo")
+    negative = keras.layers.Rescaling(-1.0, 255.0, name="negative")(image)
+    model = make(tiny, input_tensor=negative)
+    assert not [layer for layer in model.layers if isinstance(layer, keras.Model)]
+    assert model.input is image
+    assert_close(predict(model), predict(make(tiny), 255.0 - IMAGES))
+
+
+def test_an_input_tensor_may_be_the_input_itself(tiny):
+    image = keras.Input((32, 32, 3), name="photo")
+    model = make(tiny, input_tensor=image)
+    assert model.input is image
+    assert_close(predict(model), predict(make(tiny)))
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float16", 0.01), ("bfloat16", 0.08)])  # 10 and 7 bits, 50 layers
+def test_mixed_precision_predicts_in_float32_close_to_float32(tiny, set_policy, dtype, tolerance):
+    expected = predict(make(tiny))
+    set_policy(f"mixed_{dtype}")
+    model = make(tiny)
+    assert model.get_layer("top_conv").compute_dtype == dtype
+    assert model(IMAGES, training=False).dtype == tf.float32
+    assert_close(predict(model), expected, tolerance)
+    features = make(tiny, include_top=False)(IMAGES)
+    assert features.dtype == tf.as_dtype(dtype)
+
+
+def test_the_graph_does_not_depend_on_the_weights(tiny, tmp_path):
+    model = make(tiny, name="tiny")
+    model.save_weights(tmp_path / "tiny.weights.h5")
+    loaded = models.make_model(
+        tiny, classes=10, classifier_activation=None, weights=str(tmp_path / "tiny.weights.h5"), name="tiny"
+    )
+    assert loaded.get_config() == model.get_config()
+    assert_close(predict(loaded), predict(model), tolerance=0)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"pooling": "mean"}, "`pooling` must be None, 'avg' or 'max'. Received: pooling='mean'"),
+        ({"classes": 0}, "`classes` must be at least 1. Received: classes=0"),
+        ({"dropout_rate": 1.0}, r"`dropout_rate` must be in \[0, 1\). Received: dropout_rate=1.0"),
+        ({"dropout_rate": -0.1}, r"`dropout_rate` must be in \[0, 1\). Received: dropout_rate=-0.1"),
+        ({"drop_path_rate": 1}, r"`drop_path_rate` must be in \[0, 1\). Received: drop_path_rate=1"),
+        ({"input_shape": (32, 32, 1)}, r"The input must be \(height, width, 3\).* Received: \(32, 32, 1\)"),
+        ({"input_shape": (31, 32, 3)}, r"at least 32 \(the total stride\) or None .* Received: \(31, 32, 3\)"),
+        ({"input_shape": (None, 16, 3)}, r"Received: \(None, 16, 3\)"),
+        ({"input_shape": (32, 32)}, r"Received: \(32, 32\)"),
+        ({"input_tensor": np.zeros((1, 32, 32, 4), "float32")}, r"Received: \(32, 32, 4\)"),
+    ],
+)
+def test_an_argument_out_of_range_is_named_with_what_came(tiny, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        models.make_model(tiny, **arguments)
+
+
+def test_channels_first_is_an_error_that_says_what_to_do(tiny):
+    keras.config.set_image_data_format("channels_first")
+    try:
+        with pytest.raises(ValueError, match="image_data_format='channels_first'. Call keras.config.set_image_data_f"):
+            models.make_model(tiny)
+    finally:
+        keras.config.set_image_data_format("channels_last")
+
+
+@pytest.mark.parametrize("name", ["efficientnet-b1", "tf_efficientnet_b1"])
+def test_create_model_finds_the_builder_by_name(monkeypatch, name):
+    monkeypatch.setitem(models.BUILDERS, "efficientnet-b1", lambda **arguments: arguments)
+    assert models.create_model(name, classes=7) == {"classes": 7}
+
+
+def test_create_model_names_what_it_does_not_know():
+    with pytest.raises(ValueError, match="Unknown model 'efficientnet-b9'. Choose one of: efficientnet-b0, "):
+        models.create_model("efficientnet-b9")
+    with pytest.raises(TypeError, match="depth"):
+        models.create_model("efficientnet-b0", depth=2)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "expected"),
+    [
+        ("*", [*(f"efficientnet-b{number}" for number in range(9)), "efficientnet-l2"]),
+        ("*-b[67]", ["efficientnet-b6", "efficientnet-b7"]),
+        ("*l?", ["efficientnet-l2"]),
+        ("b0", []),
+    ],
+)
+def test_list_models_matches_as_a_shell_does(pattern, expected):
+    assert models.list_models(pattern) == expected

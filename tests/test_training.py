@@ -1,0 +1,218 @@
+"""Steps against the official `model_fn`, strategies against one device, a killed run against an uninterrupted one."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from keras_efficientnet import training
+from keras_efficientnet.config import make_config
+from keras_efficientnet.datasets import Data, make_datasets
+from keras_efficientnet.history import read
+from keras_efficientnet.layers import BatchNormalization
+from keras_efficientnet.models import VARIANTS, make_model
+from keras_efficientnet.optimizers import make_learning_rate, make_optimizer
+
+GOLDEN = Path(__file__).parent / "golden"
+OFFICIAL = json.loads((GOLDEN / "training_steps.json").read_text())["runs"]
+DECAYED = json.loads((GOLDEN / "training.json").read_text())["decayed"]
+TINY = {"width_coefficient": 0.25, "depth_coefficient": 0.5, "input_image_size": 32}
+SMALL = TINY | {"train_batch_size": 16, "train_steps": 20, "iterations_per_loop": 3, "eval_batch_size": 100}
+NAMES = {"stem/conv2d": "stem_conv", "stem/tpu_batch_normalization": "stem_bn", "head/dense": "predictions"}
+
+
+def network_of_the_oracle(row):
+    """The network that golden/training_steps.json describes, with the variables of a row."""
+    inputs = keras.Input((2, 2, 3))
+    x = keras.layers.Conv2D(4, 1, use_bias=False, name="stem_conv")(inputs)
+    x = BatchNormalization(momentum=0.99, epsilon=1e-3, name="stem_bn")(x)
+    x = keras.layers.GlobalAveragePooling2D()(keras.layers.Activation("swish")(x))
+    model = keras.Model(inputs, keras.layers.Dense(5, name="predictions")(x))
+    for variable in model.weights:
+        variable.assign(np.reshape(row[official_name(variable)], variable.shape))
+    return model
+
+
+def official_name(variable, slot=""):
+    layer, leaf = variable.path.split("/")
+    scope = next(theirs for theirs, ours in NAMES.items() if ours == layer)
+    return f"efficientnet-b0/{scope}/{leaf}{slot}"
+
+
+@pytest.mark.parametrize("run", OFFICIAL, ids=["official_recipe", "other_options"])
+def test_steps_are_those_of_the_official_model_fn(run):
+    options = dict(flag.removeprefix("--").split("=") for flag in run["flags"])
+    options = {key: value if key == "lr_schedule" else float(value) for key, value in options.items()}
+    if "train_steps" in options:
+        options["train_steps"] = int(options["train_steps"])
+    config = make_config(recipe="official", num_label_classes=5, **options)
+    first = run["rows"][0]
+    learning_rate = make_learning_rate(config, run["steps_per_epoch"])
+    state = SimpleNamespace(
+        config=config,
+        model=network_of_the_oracle(first),
+        average=network_of_the_oracle(first),
+        averaged=True,
+        optimizer=make_optimizer(config, learning_rate),
+    )
+    config_batch = len(run["images"])
+    state.config = SimpleNamespace(**{**vars(config), "train_batch_size": config_batch})
+    pixels = np.array(run["images"], "float32")
+    images = (pixels - np.array([123.675, 116.28, 103.53])) / np.array([58.395, 57.12, 57.375])
+    batch = (images.astype("float32"), np.argmax(run["labels"], axis=1).astype("int32"))
+    take_steps = training.make_steps(tf.distribute.get_strategy(), state)
+    batches = iter(tf.data.Dataset.from_tensors(batch).repeat())
+    done = 0
+    for row in run["rows"][1:]:
+        take_steps(batches, tf.constant(row["global_step"] - done))
+        done = row["global_step"]
+        for model, slot in ((state.model, ""), (state.average, "/ExponentialMovingAverage")):
+            for variable in model.weights:
+                expected = np.reshape(row[official_name(variable, slot)], variable.shape)
+                np.testing.assert_allclose(variable.numpy(), expected, rtol=2e-4, atol=2e-5, err_msg=variable.path)
+
+
+def test_reported_loss_is_the_official_one():
+    run = OFFICIAL[1]
+    assert run["rows"][0]["loss_at_these_weights"] > 0
+    config = make_config(recipe="official", num_label_classes=5, weight_decay=0.01, label_smoothing=0.0)
+    state = SimpleNamespace(
+        config=SimpleNamespace(**{**vars(config), "train_batch_size": 6}),
+        model=network_of_the_oracle(run["rows"][-1]),
+        averaged=False,
+        optimizer=keras.optimizers.SGD(0.0),
+    )
+    images = (np.array(run["images"], "float32") - [123.675, 116.28, 103.53]) / [58.395, 57.12, 57.375]
+    batch = (images.astype("float32"), np.argmax(run["labels"], axis=1).astype("int32"))
+    take_steps = training.make_steps(tf.distribute.get_strategy(), state)
+    loss = float(take_steps(iter(tf.data.Dataset.from_tensors(batch)), tf.constant(1)))
+    assert loss == pytest.approx(run["rows"][-1]["loss_at_these_weights"], rel=1e-5)
+
+
+@pytest.mark.parametrize("name", ["efficientnet-b0", "efficientnet-b3"])
+def test_decayed_and_averaged_variables_are_the_official_ones(name):
+    model = make_model(VARIANTS[name], input_shape=(32, 32, 3))
+    decayed = training.decayed_variables(model)
+    assert len(decayed) == DECAYED[name]["decayed_count"]
+    assert sum(int(np.prod(v.shape)) for v in decayed) == DECAYED[name]["decayed_params"]
+    assert len(model.weights) == DECAYED[name]["average_count"]
+
+
+def fixed_data(config):
+    """The first 640 digits in the order of the files, as data of a run."""
+    images, labels = next(make_datasets(config, 32).valid.repeat().batch(640).as_numpy_iterator())
+    examples = tf.data.Dataset.from_tensor_slices((images, labels))
+    return Data(lambda start: examples.skip(start).repeat(), 640, None, 0, None)
+
+
+def weights_after(config, steps):
+    keras.utils.set_random_seed(1)
+    strategy = training.make_strategy(config)
+    data = fixed_data(config)
+    with strategy.scope():
+        run = training.Run(config, training.make_variant(config), data.train_images)
+    take_steps = training.make_steps(strategy, run)
+    batches = iter(training._train_batches(config, strategy, 0, data))
+    for _ in range(steps // 5):
+        take_steps(batches, tf.constant(5))
+    values = [*run.model.weights, *run.average.weights, *run.optimizer.variables[2:]]
+    return np.concatenate([np.ravel(v.numpy()) for v in values])
+
+
+def test_two_replicas_are_one_device():
+    """Without dropout, whose masks differ on purpose."""
+    options = SMALL | {"dropout_rate": 0.0, "survival_prob": 1.0, "lr_warmup_epochs": 0.0}
+    alone = weights_after(make_config(**options), 20)
+    mirrored = weights_after(make_config(num_replicas=2, **options), 20)
+    np.testing.assert_allclose(mirrored, alone, rtol=0, atol=1e-5)
+
+
+def test_replicas_drop_different_images_and_blocks():
+    config = make_config(num_replicas=2, **SMALL)
+    strategy = training.make_strategy(config)
+    with strategy.scope():
+        run = training.Run(config, training.make_variant(config), 1442)
+    states = [strategy.experimental_local_results(layer.seed_generator.state.value) for layer in run._random_layers()]
+    assert states and all(first.numpy()[0] != second.numpy()[0] for first, second in states)
+
+
+def run_main(folder, *flags, **arguments):
+    options = [f"--{key}={value}" for key, value in (SMALL | {"export": "false"}).items()]
+    command = [sys.executable, str(Path(training.__file__).parent.parent / "main.py"), *options]
+    return subprocess.Popen([*command, f"--model_dir={folder}", *flags], stderr=subprocess.PIPE, text=True, **arguments)
+
+
+def checkpoint_values(folder):
+    path = tf.train.latest_checkpoint(str(folder / "checkpoints"))
+    reader = tf.train.load_checkpoint(path)
+    names = [name for name in reader.get_variable_to_shape_map() if "/" in name and not name.startswith("seconds")]
+    return Path(path).name, {name: reader.get_tensor(name) for name in names}
+
+
+def test_killed_run_ends_where_the_uninterrupted_one_ends(tmp_path):
+    flags = ("--checkpoint_steps=6", "--mode=train")
+    assert run_main(tmp_path / "whole", *flags).wait() == 0
+    killed = run_main(tmp_path / "killed", *flags)
+    while not any((tmp_path / "killed/checkpoints").glob("ckpt-12.index")):
+        assert killed.poll() is None
+        time.sleep(0.02)
+    killed.send_signal(signal.SIGKILL)
+    killed.wait()
+    (tmp_path / "killed/checkpoints/ckpt-18_temp").mkdir(exist_ok=True)  # what a crash in mid-write leaves
+    assert run_main(tmp_path / "killed", *flags).wait() == 0
+    (name, whole), (again, resumed) = checkpoint_values(tmp_path / "whole"), checkpoint_values(tmp_path / "killed")
+    assert name == again == "ckpt-20"
+    assert set(whole) == set(resumed)
+    for key, value in whole.items():
+        np.testing.assert_array_equal(resumed[key], value, err_msg=key)
+    assert not any((tmp_path / "killed/checkpoints").glob("*_temp*"))
+    rows = [read(tmp_path / part / "log.jsonl") for part in ("whole", "killed")]
+    assert sorted(row["step"] for row in rows[1]) == sorted({row["step"] for row in rows[1]})
+    assert rows[0][-1]["loss"] == rows[1][-1]["loss"]
+
+
+def test_a_finished_run_can_be_evaluated_and_another_network_is_refused(tmp_path):
+    config = make_config(model_dir=str(tmp_path), export=False, **SMALL)
+    trained = training.run(config)
+    again = training.run(make_config(model_dir=str(tmp_path), mode="eval", **SMALL))
+    assert again["model"] == trained["model"] and again["steps"] == 20
+    assert again["model"]["images"] == 355
+    with pytest.raises(ValueError, match="holds a run with width_coefficient=0.25"):
+        training.run(make_config(model_dir=str(tmp_path), **SMALL | {"width_coefficient": 0.5}))
+
+
+def test_there_is_nothing_to_evaluate_before_training(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no checkpoint"):
+        training.run(make_config(model_dir=str(tmp_path), mode="eval", **SMALL))
+    assert not list(tmp_path.iterdir())
+
+
+def test_infinite_loss_stops_the_run_and_keeps_the_last_checkpoint(tmp_path):
+    options = SMALL | {"base_learning_rate": 1e30, "optimizer": "sgd", "lr_warmup_epochs": 0.0, "lr_schedule": "constant"}
+    config = make_config(model_dir=str(tmp_path), checkpoint_steps=1, **options)
+    with pytest.raises(ValueError, match="The loss is"):
+        training.run(config)
+    _, values = checkpoint_values(tmp_path)
+    assert tf.train.latest_checkpoint(str(tmp_path / "checkpoints"))
+    assert values
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"num_replicas": 9}, "there are 2 CPUs"),
+        ({"num_replicas": 2, "train_batch_size": 15}, "multiple of the 2 replicas"),
+        ({"tpu": "no-such-tpu"}, "There is no TPU 'no-such-tpu'"),
+    ],
+)
+def test_devices_that_are_not_there_are_named(options, message):
+    with pytest.raises(ValueError, match=message):
+        training.make_strategy(make_config(**SMALL | options))

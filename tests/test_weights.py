@@ -1,0 +1,144 @@
+import h5py
+import keras
+import numpy as np
+import pytest
+from reference import fill, reference_images
+
+from keras_efficientnet import load_weights, models
+from keras_efficientnet.weights import read_weights
+
+IMAGES = reference_images(2, 32, 32, seed=1)
+
+
+@pytest.fixture(scope="module")
+def source(tiny):
+    return fill(models.make_model(tiny, classes=10))
+
+
+@pytest.fixture(scope="module", params=["tiny.weights.h5", "tiny.keras"])
+def file(request, source, tmp_path_factory):
+    """The weights of `source` in a file of each kind."""
+    path = tmp_path_factory.mktemp("weights") / request.param
+    (source.save_weights if request.param.endswith(".h5") else source.save)(path)
+    return path
+
+
+@pytest.fixture
+def model(tiny):
+    return models.make_model(tiny, classes=10)
+
+
+def assert_untouched(model, source, message):
+    """Loading must fail with the message and leave every weight as it was."""
+    before = model.get_weights()
+    with pytest.raises(ValueError, match=message):
+        load_weights(model, source)
+    for old, new in zip(before, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(old, new)
+
+
+def assert_equal_weights(model, source):
+    for layer in model.layers:
+        for new, expected in zip(layer.get_weights(), source.get_layer(layer.name).get_weights(), strict=True):
+            np.testing.assert_array_equal(new, expected, err_msg=layer.name)
+
+
+def test_a_file_fills_every_weight(source, file, model):
+    load_weights(model, file)
+    assert_equal_weights(model, source)
+    np.testing.assert_array_equal(model(IMAGES), source(IMAGES))
+
+
+@pytest.mark.parametrize("kind", [str, lambda path: path], ids=["str", "Path"])
+def test_a_builder_takes_the_path_as_weights(tiny, source, file, kind):
+    assert_equal_weights(models.make_model(tiny, classes=10, weights=kind(file)), source)
+
+
+def test_a_file_holds_each_array_once_by_layer(source, file):
+    arrays = read_weights(file)
+    assert sorted(arrays) == sorted(layer.name for layer in source.layers if layer.weights)
+    assert sum(map(len, arrays.values())) == len(source.weights)
+
+
+def test_a_network_without_its_top_takes_the_rest_of_the_file(tiny, source, file):
+    model = models.make_model(tiny, include_top=False, pooling="avg", weights=file)
+    assert_equal_weights(model, source)
+    assert "predictions" not in [layer.name for layer in model.layers]
+
+
+def test_weights_do_not_depend_on_the_rest_of_the_network(tiny, source, file):
+    arguments = {"include_preprocessing": False, "drop_path_rate": 0, "dropout_rate": 0, "input_shape": (64, None, 3)}
+    model = models.make_model(tiny, classes=10, weights=file, **arguments)
+    assert_equal_weights(model, source)
+
+
+def test_other_classes_are_an_error_that_says_how_to_mend_it(tiny, file):
+    message = r"predictions is \[\(320, 7\), \(7,\)\], the file has \[\(320, 10\), \(10,\)\]. .* classes=10, or with in"
+    assert_untouched(models.make_model(tiny, classes=7), file, message)
+
+
+def test_a_deeper_variant_is_an_error_that_names_the_missing_layers(tiny, file):
+    model = models.make_model(tiny._replace(depth=1.0), classes=10)
+    assert_untouched(model, file, r"does not fit efficientnet. Missing: \['block2b_bn', .*Is it this variant\?")
+
+
+def test_a_shallower_variant_is_an_error_that_names_the_unused_layers(tiny, file):
+    model = models.make_model(tiny._replace(depth=0.2), classes=10)
+    assert_untouched(model, file, r"Missing: \[\]. Unused: \['block4b_bn', .*Is it this variant\?")
+
+
+def test_a_wider_variant_is_an_error_that_shows_both_shapes(tiny, file):
+    model = models.make_model(tiny._replace(width=0.5), classes=10)
+    assert_untouched(model, file, r"stem_conv is \[\(3, 3, 3, 16\)\], the file has \[\(3, 3, 3, 8\)\]. Is it this var")
+
+
+def test_a_file_without_its_top_does_not_fill_a_whole_network(tiny, model, tmp_path):
+    models.make_model(tiny, include_top=False).save_weights(tmp_path / "notop.weights.h5")
+    assert_untouched(model, tmp_path / "notop.weights.h5", r"Missing: \['predictions'\]. Unused: \[\]")
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.99])
+def test_a_truncated_file_is_an_error_that_says_so(file, model, tmp_path, share):
+    whole = file.read_bytes()
+    path = tmp_path / file.name
+    path.write_bytes(whole[: int(len(whole) * share)])
+    assert_untouched(model, path, f"{file.name} is not a whole .weights.h5 or .keras file of Keras 3")
+
+
+@pytest.mark.parametrize("content", [b"", b"not weights at all", b"PK\x03\x04 nor an archive"])
+def test_another_kind_of_file_is_an_error_that_says_so(model, tmp_path, content):
+    path = tmp_path / "notes.txt"
+    path.write_bytes(content)
+    assert_untouched(model, path, "notes.txt is not a whole .weights.h5 or .keras file of Keras 3")
+
+
+def test_a_damaged_archive_is_an_error_that_says_so(source, model, tmp_path):
+    path = tmp_path / "tiny.keras"
+    source.save(path)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    path.write_bytes(content)
+    assert_untouched(model, path, "tiny.keras is not a whole .weights.h5 or .keras file of Keras 3: .*CRC")
+
+
+@pytest.mark.parametrize("name", ["optimizer.h5", "layers.h5"])
+def test_an_hdf5_file_of_something_else_is_an_error_that_says_so(model, tmp_path, name):
+    with h5py.File(tmp_path / name, "w") as h5:
+        h5["layers/dense/vars/0" if name == "layers.h5" else "vars/0"] = np.zeros(3)
+    assert_untouched(model, tmp_path / name, f"{name} is not a whole .weights.h5 or .keras file of Keras 3")
+
+
+def test_a_folder_is_an_error_that_says_so(model, tmp_path):
+    assert_untouched(model, tmp_path, "is not a whole .weights.h5 or .keras file of Keras 3")
+
+
+def test_a_file_of_another_network_is_an_error(model, tmp_path):
+    other = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2, name="dense")])
+    other.save_weights(tmp_path / "other.weights.h5")
+    assert_untouched(model, tmp_path / "other.weights.h5", r"Unused: \['dense'\]")
+
+
+@pytest.mark.parametrize("weights", ["nowhere.weights.h5", "imagenet"])
+def test_a_file_that_is_not_there_is_an_error_that_says_what_is_wanted(tiny, weights):
+    with pytest.raises(FileNotFoundError, match=f".weights.h5 or .keras file. There is no file '{weights}'"):
+        models.make_model(tiny, weights=weights)
