@@ -39,7 +39,9 @@ def define_flags() -> None:
 
 
 def main(_) -> None:
-    given = {field.name: FLAGS[field.name].value for field in dataclasses.fields(TrainConfig) if FLAGS[field.name].present}
+    given = {
+        field.name: FLAGS[field.name].value for field in dataclasses.fields(TrainConfig) if FLAGS[field.name].present
+    }
     try:
         config = make_config(**given)
         from keras_efficientnet import training  # brings TensorFlow: after the options are known to be right

@@ -34,7 +34,7 @@ def main(_) -> None:
         logging.debug("", exc_info=True)
         sys.exit(f"to_saved_model.py: {error}")
     size = sum(file.stat().st_size for file in Path(FLAGS.output).rglob("*") if file.is_file())
-    print(f"{FLAGS.output}: {size / 1e6:.1f} MB; probabilities differ from the model's by at most {difference:.1g}")
+    print(f"{FLAGS.output}: {size / 1e6:.1f} MB; probabilities differ from the model's by up to {difference:.2g}")
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ def main(_) -> None:
         logging.debug("", exc_info=True)
         sys.exit(f"to_tflite.py: {error}")
     size = Path(FLAGS.output).stat().st_size
-    print(f"{FLAGS.output}: {size / 1e6:.1f} MB; probabilities differ from the model's by at most {difference:.1g}")
+    print(f"{FLAGS.output}: {size / 1e6:.1f} MB; probabilities differ from the model's by up to {difference:.2g}")
 
 
 if __name__ == "__main__":

@@ -44,7 +44,7 @@ STEM_FILTERS, HEAD_FILTERS = 32, 1280  # at width 1.0
 SQUEEZE_RATIO = 0.25  # of the channels that enter the block, not of the widened ones
 TOTAL_STRIDE = 32
 
-# of the ImageNet pixels, red, green, blue, 0 to 255; tensorflow/tpu, models/official/efficientnet/efficientnet_builder.py
+# Of the ImageNet pixels, red, green, blue, 0 to 255. Source: tensorflow/tpu, efficientnet_builder.py
 MEAN_RGB = (0.485 * 255, 0.456 * 255, 0.406 * 255)
 STDDEV_RGB = (0.229 * 255, 0.224 * 255, 0.225 * 255)
 

@@ -7,7 +7,7 @@ import tensorflow as tf
 TURN = math.radians(8.6)  # largest angle
 SCALE = 0.1  # largest change of size, as a share
 SHEAR = 0.1  # largest
-SHIFT = 0.1  # largest, as a share of the side
+SHIFT = 0.05  # largest, as a share of the side
 
 
 def random_affine(image, seed):

@@ -25,9 +25,7 @@ class TrainConfig:
 
     # what is trained
     model_name: str = option("efficientnet-b0", "Network, one of list_models().")
-    input_image_size: int | None = option(
-        None, "Side of the images in pixels; the network's own by default.", least=32
-    )
+    input_image_size: int | None = option(None, "Side of the images in pixels; the network's own by default.", least=32)
     num_label_classes: int = option(1000, "Classes of the labels.", least=2)
     dropout_rate: float | None = option(None, "Dropout before the classifier; the network's own by default.", least=0)
     survival_prob: float = option(0.8, "Chance that the last block survives in stochastic depth.", least=0)
@@ -53,7 +51,11 @@ class TrainConfig:
     )
 
     # how
-    mode: str = option("train_and_eval", "Train and evaluate in turn, only train, or evaluate the last checkpoint once.", choices=("train_and_eval", "train", "eval"))
+    mode: str = option(
+        "train_and_eval",
+        "Train and evaluate in turn, only train, or evaluate the last checkpoint once.",
+        choices=("train_and_eval", "train", "eval"),
+    )
     model_dir: str | None = option(
         None, "Folder for checkpoints, logs and exports; runs/MODEL_NAME by default. A run goes on where it stopped."
     )
@@ -99,7 +101,6 @@ class TrainConfig:
         return self.model_dir or f"runs/{self.model_name}"
 
 
-
 # Differences from the defaults. The digits are 8 x 8 pixels and have an up and a down, so no crop and no mirroring.
 RECIPES: dict[str, dict[str, Any]] = {
     "official": {},
@@ -112,7 +113,7 @@ RECIPES: dict[str, dict[str, Any]] = {
         "random_flip": False,
         "augment_name": "affine",
         "train_batch_size": 32,
-        "train_steps": 675,
+        "train_steps": 900,
         "steps_per_eval": 225,
         "checkpoint_steps": 225,
         "iterations_per_loop": 9,

@@ -173,7 +173,10 @@ def parse(record, classes: int):
     last = FIRST_LABEL + classes - 1
     check = tf.debugging.Assert(
         (label >= FIRST_LABEL) & (label <= last),
-        [f"A label must be {FIRST_LABEL} to {last}, for {classes} classes; check `num_label_classes`. Received:", label],
+        [
+            f"A label must be {FIRST_LABEL} to {last}, for {classes} classes; check `num_label_classes`. Received:",
+            label,
+        ],
     )
     with tf.control_dependencies([check]):
         return features["image/encoded"], tf.cast(label - FIRST_LABEL, tf.int32)

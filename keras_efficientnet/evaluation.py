@@ -91,5 +91,5 @@ def evaluate_function(
 
 
 def _scores(total) -> Scores:
-    images = int(total[3])
-    return Scores(*(float(value) / images for value in total[:3]), images=images)
+    top_1, top_5, loss, images = (float(value) for value in total)
+    return Scores(top_1 / images, top_5 / images, loss / images, int(images))

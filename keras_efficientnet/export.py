@@ -1,6 +1,7 @@
 """A model -> a SavedModel or a TFLite file, compared with the model before it takes its place; and back, to call it."""
 
 import contextlib
+import logging
 import os
 import shutil
 import tempfile
@@ -71,7 +72,7 @@ def to_saved_model(
     """
     _check_model(model)
     _check_labels(model, labels)
-    with _replacing(path, overwrite, is_ours=_is_saved_model) as new:
+    with _replacing(path, overwrite, is_ours=_is_saved_model) as new, _quietly():
         _save(model, new, labels)
         return _compare(model, load_saved_model(new), "SavedModel")
 
@@ -106,7 +107,7 @@ def to_tflite(model: keras.Model, path: str | os.PathLike[str], *, overwrite: bo
             f"A TFLite file computes in float32, {model.name} in mixed precision: build it under "
             'keras.config.set_dtype_policy("float32") and give it the same weights.'
         )
-    with _replacing(path, overwrite, is_ours=Path.is_file) as new:
+    with _replacing(path, overwrite, is_ours=Path.is_file) as new, _quietly():
         new.write_bytes(_convert(model))
         return _compare(model, load_tflite(new), "TFLite file")
 
@@ -195,6 +196,17 @@ def _swap(new, target, old):
         if old.exists() and not target.exists():
             os.replace(old, target)
         raise
+
+
+@contextlib.contextmanager
+def _quietly():
+    """Keeps TensorFlow from telling of each file it writes, in programs that log what is informative."""
+    before = logging.root.manager.disable
+    logging.disable(max(before, logging.INFO))
+    try:
+        yield
+    finally:
+        logging.disable(before)
 
 
 def _is_saved_model(path):

@@ -74,7 +74,8 @@ def make_model(
         x = classify(x, classes, dropout_rate=rate, activation=classifier_activation)
     elif pooling:
         x = POOLING[pooling](name=f"{pooling}_pool")(x)
-    model = keras.Model(keras.utils.get_source_inputs(image), x, name=name or "efficientnet")
+    sources = keras.utils.get_source_inputs(image)
+    model = keras.Model(sources[0] if len(sources) == 1 else sources, x, name=name or "efficientnet")
     if weights is not None:
         load_weights(model, weights)
     return model
@@ -191,12 +192,10 @@ def preprocess_input(images, model_name: str = "efficientnet-b0"):
     if images.shape[-1] != 3:
         raise ValueError(f"`images` must be [..., height, width, 3]. Received: shape={tuple(images.shape)}")
     if isinstance(images, np.ndarray):
-        pixels = images.astype("float32", copy=False)
-        return (pixels - np.array(MEAN_RGB, "float32")) / np.array(STDDEV_RGB, "float32")
+        return (images.astype("float32") - np.array(MEAN_RGB, "float32")) / np.array(STDDEV_RGB, "float32")
     pixels = keras.ops.cast(images, keras.config.floatx())
-    return (pixels - keras.ops.convert_to_tensor(MEAN_RGB, pixels.dtype)) / keras.ops.convert_to_tensor(
-        STDDEV_RGB, pixels.dtype
-    )
+    mean, deviation = (keras.ops.convert_to_tensor(values, pixels.dtype) for values in (MEAN_RGB, STDDEV_RGB))
+    return (pixels - mean) / deviation
 
 
 def decode_predictions(probabilities, top: int = 5) -> list[list[tuple[str, str, float]]]:

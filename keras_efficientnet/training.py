@@ -35,7 +35,7 @@ def run(config: TrainConfig) -> dict[str, Any]:
     """Trains, evaluates and exports as `config` asks, and writes it all to `config.directory`.
 
     Returns:
-        What `results.json` holds: the scores and bytes of `model` and, where exported, of `saved_model` and `tflite`;
+        What `results.json` holds (`evaluation.json` after mode eval): the scores and bytes of `model` and, where exported, of `saved_model` and `tflite`;
         `seconds` of training; `steps`.
 
     Raises:
@@ -58,16 +58,16 @@ def run(config: TrainConfig) -> dict[str, Any]:
         history = History(folder, step)
         train(config, strategy, training, data, history, evaluate)
         if config.mode == "train":
-            return {"steps": training.step, "seconds": round(float(training.seconds), 1)}
+            return training.progress()
     scores = evaluate(data.valid, data.valid_images, config.eval_batch_size)
-    results = {"model": scores._asdict(), "seconds": round(float(training.seconds), 1), "steps": training.step}
+    results: dict[str, Any] = {"model": scores._asdict()} | training.progress()
     if config.mode == "train_and_eval":
         history.write("validation", training.step, scores._asdict())
         plot(folder)
         if config.export:
             exported = export_all(training.exportable(), data, folder)
-            results = {name: results.get(name, {}) | exported.get(name, {}) for name in exported} | results
-    write_json(folder / "results.json", results)
+            results |= {name: results.get(name, {}) | row for name, row in exported.items()}
+    write_json(folder / ("evaluation.json" if config.mode == "eval" else "results.json"), results)
     return results
 
 
@@ -79,7 +79,7 @@ def make_variant(config: TrainConfig) -> Variant:
         "resolution": config.input_image_size,
         "dropout": config.dropout_rate,
     }
-    given = {name: value for name, value in changes.items() if value is not None}
+    given: dict[str, Any] = {name: value for name, value in changes.items() if value is not None}
     return find_variant(config.model_name)._replace(**given)
 
 
@@ -128,7 +128,7 @@ class Run:
     def __init__(self, config: TrainConfig, variant: Variant, train_images: int):
         self.config = config
         self.steps_per_epoch = max(train_images, 1) / config.train_batch_size
-        arguments = {"classes": config.num_label_classes, "drop_path_rate": 1 - config.survival_prob}
+        arguments: dict[str, Any] = {"classes": config.num_label_classes, "drop_path_rate": 1 - config.survival_prob}
         self.variant = variant
         self.model = make_model(variant, classifier_activation=None, **arguments)
         self.averaged = config.moving_average_decay > 0
@@ -144,11 +144,15 @@ class Run:
         self.seconds = tf.Variable(0.0, dtype=tf.float64, trainable=False)
         self._fork_seeds()
         self._checkpoint = self._make_checkpoint()
-        self._manager: tf.train.CheckpointManager | None = None
+        self._manager: Any = None  # where it is saved: `restore` knows the folder
 
     @property
     def step(self) -> int:
         return int(self.optimizer.iterations)
+
+    def progress(self) -> dict[str, float]:
+        """Seconds of training and steps, over all starts of the run."""
+        return {"seconds": round(float(self.seconds), 1), "steps": self.step}
 
     def _make_checkpoint(self):
         parts = {"model": self.model.weights, "optimizer": self.optimizer.variables}
@@ -357,4 +361,6 @@ def export_all(model: keras.Model, data: Data, folder: Path) -> dict[str, dict[s
 
 
 def _bytes(path):
-    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file()) if path.is_dir() else path.stat().st_size
+    return (
+        sum(file.stat().st_size for file in path.rglob("*") if file.is_file()) if path.is_dir() else path.stat().st_size
+    )

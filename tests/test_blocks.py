@@ -4,7 +4,6 @@ import pytest
 import tensorflow as tf
 
 from keras_efficientnet import models
-from keras_efficientnet.architectures import VARIANTS
 from keras_efficientnet.layers import BatchNormalization
 
 

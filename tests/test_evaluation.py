@@ -42,7 +42,9 @@ def test_every_image_counts_once_whatever_the_batch(batch, replicas):
     scores = make_evaluator(strategy, model)(examples, 23, batch)
     assert scores.images == 23
     assert scores.top_1_accuracy == pytest.approx(expected)
-    _, _, loss, _ = sums(model.predict(examples.batch(23), verbose=0), next(iter(examples.batch(23)))[1], np.ones(23, "f"))
+    _, _, loss, _ = sums(
+        model.predict(examples.batch(23), verbose=0), next(iter(examples.batch(23)))[1], np.ones(23, "f")
+    )
     assert scores.loss == pytest.approx(float(loss) / 23, rel=1e-5)
 
 

@@ -132,5 +132,11 @@ def test_label_outside_the_classes_is_one_line(tmp_path):
 
 def test_help_names_every_option_and_an_example():
     done = subprocess.run([sys.executable, str(MAIN), "--help"], capture_output=True, text=True)
-    for text in ("python main.py --data_dir=gs://", "--train_batch_size", "--moving_average_decay", "--tpu", "--recipe"):
+    for text in (
+        "python main.py --data_dir=gs://",
+        "--train_batch_size",
+        "--moving_average_decay",
+        "--tpu",
+        "--recipe",
+    ):
         assert text in done.stdout

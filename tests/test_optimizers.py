@@ -51,7 +51,9 @@ def test_optimizer_takes_the_official_steps(name):
         np.testing.assert_allclose(weights.numpy(), expected, rtol=2e-6, atol=1e-6)
 
 
-@pytest.mark.parametrize("run", RATES, ids=[run["lr_schedule"] + f"_{run['train_batch_size']}" + f"_{i}" for i, run in enumerate(RATES)])
+@pytest.mark.parametrize(
+    "run", RATES, ids=[run["lr_schedule"] + f"_{run['train_batch_size']}" + f"_{i}" for i, run in enumerate(RATES)]
+)
 def test_learning_rate_is_the_official_one(run):
     config = make_config(
         recipe="official",

@@ -68,7 +68,9 @@ def test_random_windows_are_spread_as_the_official_ones():
     windows = next(iter(windows)).numpy().astype(float)
     area = windows[:, 2] * windows[:, 3] / np.prod(GOLDEN["train_shape"])
     ratio = windows[:, 3] / windows[:, 2]
-    np.testing.assert_allclose(np.quantile(area, [0.1, 0.25, 0.5, 0.75, 0.9]), GOLDEN["train_area_quantiles"], atol=0.03)
+    np.testing.assert_allclose(
+        np.quantile(area, [0.1, 0.25, 0.5, 0.75, 0.9]), GOLDEN["train_area_quantiles"], atol=0.03
+    )
     np.testing.assert_allclose(np.quantile(ratio, [0.1, 0.5, 0.9]), GOLDEN["train_ratio_quantiles"], atol=0.03)
 
 

@@ -6,7 +6,7 @@ from keras_efficientnet import models
 from keras_efficientnet.architectures import VARIANTS
 from keras_efficientnet.profiling import profile
 
-# millions at the given side: timm, results/model_benchmark_amp_nchw_rtx3090.csv at 13178ba, infer_macts of the tf_ models
+# millions at the given side: timm at 13178ba, results/model_benchmark_amp_nchw_rtx3090.csv, infer_macts of tf_ models
 ACTIVATIONS = {
     ("efficientnet-b0", 224): 6.75,
     ("efficientnet-b1", 240): 10.88,

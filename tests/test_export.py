@@ -1,0 +1,402 @@
+"""What was exported, in the real runtimes, against the model in Keras; failures, which leave nothing; the scripts."""
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from ai_edge_litert.interpreter import Interpreter
+
+from keras_efficientnet import export
+from keras_efficientnet.layers import BatchNormalization
+from keras_efficientnet.models import make_model
+
+ROOT = Path(__file__).parent.parent
+LABELS = [f"name of class {index}" for index in range(10)]
+WRITERS = {"saved_model": export.to_saved_model, "tflite": export.to_tflite}
+LOADERS = {"saved_model": export.load_saved_model, "tflite": export.load_tflite}
+NOISE = re.compile(
+    r"WARNING: All log messages before absl|[IWE]0000 |INFO: Created TensorFlow Lite"
+)  # TensorFlow's C++
+
+# What a user does who has TensorFlow alone. `sys.modules[...] = None` makes an import fail.
+ELSEWHERE = """
+import sys
+sys.modules["keras_efficientnet"] = None
+import numpy as np, tensorflow as tf
+path, images, results = sys.argv[1:]
+images = np.load(images)
+loaded = tf.saved_model.load(path)
+found = {f"call_{n}": loaded(images[:n]) for n in (1, 3)} | {"inference": loaded(images, training=False)}
+found |= loaded.signatures["serving_default"](inputs=tf.constant(images))
+found["labels"] = tf.io.gfile.GFile(loaded.labels.asset_path.numpy()).read().splitlines()
+found["names"] = [variable.name for variable in loaded.variables]
+found["trainable"] = [variable.name for variable in loaded.trainable_variables]
+with tf.GradientTape() as tape:
+    found["training"] = loaded(images, training=True)
+    gradients = tape.gradient(tf.math.log(found["training"])[:, 0], loaded.trainable_variables)
+found["without_gradient"] = sum(gradient is None for gradient in gradients)
+found["after_training"] = loaded(images)
+np.savez(results, **{name: np.asarray(value) for name, value in found.items()})
+"""
+
+
+def random_images(count, height=32, width=32):
+    """Of different contrast and brightness, from 0 to 255."""
+    random = np.random.default_rng(1)
+    coarse = random.uniform(0, 255, (count, height // 8, width // 8, 3)).repeat(8, axis=1).repeat(8, axis=2)
+    return (coarse * random.uniform(0.3, 1, (count, 1, 1, 3))).astype("float32")
+
+
+def enliven(model):
+    """Random weights whose outputs depend on the image: else every comparison passes."""
+    random = np.random.default_rng(0)
+    norms = [layer for layer in model.layers if isinstance(layer, BatchNormalization)]
+    for layer in norms:
+        layer.gamma.assign(random.uniform(0.5, 1.5, layer.gamma.shape))
+        layer.beta.assign(random.normal(0, 0.3, layer.beta.shape))
+        layer.momentum = 0.0
+    model(random_images(16), training=True)  # fits the moving statistics
+    for layer in norms:
+        layer.momentum = 0.99
+    kernel = model.get_layer("predictions").kernel
+    kernel.assign(kernel * 8)
+    assert np.std(model(random_images(16)), axis=0).max() > 0.05
+    return model
+
+
+@pytest.fixture(scope="module")
+def model(tiny):
+    return enliven(make_model(tiny, classes=10))
+
+
+def make_small(activation="softmax", shape=(32, 32, 3), layer=None):
+    """A classifier that is exported in a second."""
+    keras.utils.set_random_seed(1)
+    inputs = keras.Input(shape)
+    x = keras.layers.Rescaling(1 / 64, offset=-2)(inputs)
+    x = keras.layers.Conv2D(8, 3, strides=2, padding="same")(x)
+    x = keras.layers.Activation("swish")(BatchNormalization()(x))
+    x = keras.layers.GlobalAveragePooling2D()(x)
+    x = layer(x) if layer else x
+    return keras.Model(inputs, keras.layers.Dense(10, activation=activation, name="predictions")(x), name="small")
+
+
+@pytest.fixture(scope="module")
+def small():
+    model = make_small()
+    assert np.std(model(random_images(16)), axis=0).max() > 0.01  # it tells images apart
+    return model
+
+
+@pytest.fixture(scope="module")
+def saved_model(model, tmp_path_factory):
+    path = tmp_path_factory.mktemp("export") / "saved_model"
+    export.to_saved_model(model, path, labels=LABELS)
+    return path
+
+
+@pytest.fixture(scope="module")
+def tflite(model, tmp_path_factory):
+    path = tmp_path_factory.mktemp("export") / "model.tflite"
+    export.to_tflite(model, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def elsewhere(saved_model, tmp_path_factory):
+    """What the SavedModel does in a process that cannot import this package."""
+    folder = tmp_path_factory.mktemp("elsewhere")
+    moved = shutil.copytree(saved_model, folder / "moved")
+    np.save(folder / "images.npy", random_images(3))
+    command = [sys.executable, "-I", "-c", ELSEWHERE, moved, folder / "images.npy", folder / "results.npz"]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return dict(np.load(folder / "results.npz"))
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_saved_model_gives_the_same_probabilities_without_this_package(model, elsewhere, count):
+    expected = model(random_images(3)[:count], training=False)
+    np.testing.assert_allclose(elsewhere[f"call_{count}"], expected, atol=1e-5)
+
+
+def test_a_saved_model_is_called_for_inference_unless_told_otherwise(elsewhere):
+    np.testing.assert_array_equal(elsewhere["call_3"], elsewhere["inference"])
+    assert np.abs(elsewhere["training"] - elsewhere["inference"]).max() > 1e-3
+
+
+def test_the_signature_gives_probabilities_and_the_likeliest_classes(model, elsewhere):
+    expected = np.asarray(model(random_images(3), training=False))
+    np.testing.assert_allclose(elsewhere["probabilities"], expected, atol=1e-5)
+    np.testing.assert_array_equal(elsewhere["classes"], expected.argmax(axis=1))
+    assert elsewhere["classes"].dtype == np.int32
+
+
+def test_labels_travel_with_the_saved_model(elsewhere):
+    assert elsewhere["labels"].tolist() == LABELS
+
+
+def test_a_saved_model_holds_the_variables_of_the_model(model, elsewhere):
+    assert len(elsewhere["names"]) == len(model.variables)
+    assert len(elsewhere["trainable"]) == len(model.trainable_variables)
+    assert "stem_conv/kernel:0" in elsewhere["trainable"]
+    assert "stem_bn/moving_mean:0" not in elsewhere["trainable"]
+
+
+def test_a_saved_model_can_be_trained_on(elsewhere):
+    assert elsewhere["without_gradient"] == 0
+    assert np.abs(elsewhere["after_training"] - elsewhere["inference"]).max() > 1e-4  # the moving statistics moved
+
+
+def test_a_saved_model_stores_each_variable_once(model, saved_model):
+    stored = sum(file.stat().st_size for file in (saved_model / "variables").iterdir())
+    parameters = sum(variable.value.numpy().nbytes for variable in model.variables)
+    assert parameters < stored < 1.1 * parameters
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+def test_exporting_leaves_the_model_as_it_was(tmp_path, kind):
+    model = make_small()
+    before = model.get_weights()
+    WRITERS[kind](model, tmp_path / "new")
+    for old, new in zip(before, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(new, old)
+
+
+@pytest.mark.parametrize("count", [1, 5])
+def test_a_tflite_file_gives_the_probabilities_of_the_model_for_any_number_of_images(model, tflite, count):
+    images = random_images(count)
+    np.testing.assert_allclose(export.load_tflite(tflite)(images), model(images, training=False), atol=1e-4)
+
+
+def test_a_tflite_file_has_a_signature_with_names(tflite):
+    interpreter = Interpreter(os.fspath(tflite))
+    runner = interpreter.get_signature_runner("serving_default")
+    assert interpreter.get_signature_list() == {"serving_default": {"inputs": ["inputs"], "outputs": ["probabilities"]}}
+    details = [*runner.get_input_details().values(), *runner.get_output_details().values()]
+    assert [(row["dtype"], row["shape"].tolist()) for row in details] == [
+        (np.float32, [1, 32, 32, 3]),
+        (np.float32, [1, 10]),
+    ]
+
+
+def test_a_tflite_file_holds_the_kernels(model, tflite):
+    kernels = [variable for variable in model.trainable_variables if variable.path.endswith("kernel")]
+    assert tflite.stat().st_size > sum(kernel.value.numpy().nbytes for kernel in kernels)
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+def test_a_loaded_file_is_a_function_from_images_to_probabilities(model, saved_model, tflite, kind):
+    path = {"saved_model": saved_model, "tflite": tflite}[kind]
+    images = random_images(2)
+    probabilities = LOADERS[kind](path)(images)
+    assert type(probabilities) is np.ndarray
+    assert probabilities.dtype == np.float32
+    np.testing.assert_allclose(probabilities, model(images, training=False), atol=1e-4)
+    np.testing.assert_array_equal(LOADERS[kind](path)(images.astype("uint8").astype("float32")).shape, (2, 10))
+
+
+def test_a_saved_model_of_free_size_takes_images_of_any_size(tmp_path):
+    model = make_small(shape=(None, None, 3))
+    export.to_saved_model(model, tmp_path / "free")
+    classify = export.load_saved_model(tmp_path / "free")
+    for images in (random_images(2, 40, 72), random_images(1, 96, 64)):
+        np.testing.assert_allclose(classify(images), model(images, training=False), atol=1e-5)
+
+
+def test_a_tflite_file_of_free_size_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"build it with a fixed `input_shape`"):
+        export.to_tflite(make_small(shape=(None, 32, 3)), tmp_path / "free.tflite")
+
+
+def test_a_tflite_file_of_mixed_precision_is_refused(tmp_path, set_policy):
+    set_policy("mixed_bfloat16")
+    with pytest.raises(ValueError, match="float32"):
+        export.to_tflite(make_small(), tmp_path / "mixed.tflite")
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+def test_what_is_no_classifier_is_refused(tiny, tmp_path, kind):
+    with pytest.raises(ValueError, match="include_top"):
+        WRITERS[kind](make_model(tiny, include_top=False, input_shape=(32, 32, 3)), tmp_path / "new")
+    with pytest.raises(ValueError, match="classifier_activation"):
+        WRITERS[kind](make_small(activation=None), tmp_path / "new")
+    assert not [*tmp_path.iterdir()]
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"), [(["one"] * 9, "10 classes"), (["one"] * 9 + ["o\nne"], "line"), ([""] * 10, "line")]
+)
+def test_labels_that_do_not_fit_are_refused(small, tmp_path, labels, message):
+    with pytest.raises(ValueError, match=message):
+        export.to_saved_model(small, tmp_path / "new", labels=labels)
+    assert not [*tmp_path.iterdir()]
+
+
+class Dice(keras.layers.Layer):
+    """Gives something else each time."""
+
+    def call(self, inputs):
+        return inputs + tf.random.normal(tf.shape(inputs))
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+def test_a_file_that_gives_other_probabilities_is_not_left(tmp_path, kind):
+    with pytest.raises(RuntimeError, match=r"differ by up to 0\.\d+"):
+        WRITERS[kind](make_small(layer=Dice()), tmp_path / "new")
+    assert not [*tmp_path.iterdir()]
+
+
+def test_the_file_of_nans_that_the_converter_writes_from_a_keras_model_is_not_left(monkeypatch, tmp_path):
+    monkeypatch.setattr(export, "_hold", lambda model: model)
+    with pytest.raises(RuntimeError, match="The TFLite file of small gives probabilities that are not finite"):
+        export.to_tflite(make_small(), tmp_path / "new")
+    assert not [*tmp_path.iterdir()]
+
+
+def test_a_model_with_nans_is_refused(tmp_path):
+    model = make_small()
+    model.weights[0].assign(model.weights[0] * np.nan)
+    with pytest.raises(RuntimeError, match="small gives probabilities that are not finite"):
+        export.to_saved_model(model, tmp_path / "new")
+    assert not [*tmp_path.iterdir()]
+
+
+def content(path):
+    """Everything at a path, hidden files too, with its bytes."""
+    return {file: file.read_bytes() for file in [path, *path.rglob("*")] if file.is_file()}
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError])
+@pytest.mark.parametrize("kind", WRITERS)
+def test_a_failure_leaves_the_old_file_and_nothing_else(small, monkeypatch, tmp_path, kind, error):
+    WRITERS[kind](small, tmp_path / "old")
+    before = content(tmp_path)
+
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr(export, "_compare", fail)
+    with pytest.raises(error):
+        WRITERS[kind](small, tmp_path / "old", overwrite=True)
+    assert content(tmp_path) == before
+    assert [*tmp_path.iterdir()] == [tmp_path / "old"]
+
+
+def test_a_saved_model_that_cannot_be_renamed_leaves_the_old_one(small, monkeypatch, tmp_path):
+    export.to_saved_model(small, tmp_path / "old")
+    before, replace = content(tmp_path), os.replace
+
+    def fail_for_the_new_one(source, target):
+        if Path(source).name == "new":
+            raise PermissionError(source)
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", fail_for_the_new_one)
+    with pytest.raises(PermissionError):
+        export.to_saved_model(small, tmp_path / "old", overwrite=True)
+    assert content(tmp_path) == before
+    assert [*tmp_path.iterdir()] == [tmp_path / "old"]
+
+
+def test_a_full_disk_is_an_error_of_the_operating_system(small, monkeypatch, tmp_path):
+    def fail(*_, **__):
+        raise tf.errors.ResourceExhaustedError(None, None, "No space left on device")
+
+    monkeypatch.setattr(tf.saved_model, "save", fail)
+    with pytest.raises(OSError, match="No space left on device"):
+        export.to_saved_model(small, tmp_path / "new")
+    assert not [*tmp_path.iterdir()]
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+def test_what_exists_is_replaced_only_when_told(small, tmp_path, kind):
+    path = tmp_path / "old"
+    WRITERS[kind](make_small(layer=keras.layers.Rescaling(2.0)), path)
+    before = content(path)
+    with pytest.raises(FileExistsError, match="--overwrite"):
+        WRITERS[kind](small, path)
+    assert content(path) == before
+    if kind == "saved_model":
+        (path / "stranger").touch()
+    WRITERS[kind](small, path, overwrite=True)
+    assert {*content(tmp_path)} == {*before}
+    np.testing.assert_allclose(LOADERS[kind](path)(random_images(3)), small(random_images(3)), atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+def test_a_folder_of_other_things_is_never_replaced(small, tmp_path, kind):
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "chapter").write_text("one")
+    with pytest.raises(FileExistsError, match="something else"):
+        WRITERS[kind](small, tmp_path / "thesis", overwrite=True)
+    assert (tmp_path / "thesis" / "chapter").read_text() == "one"
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+def test_who_may_read_a_new_file_may_read_an_export(small, tmp_path, kind):
+    path = tmp_path / "new"
+    WRITERS[kind](small, path)
+    usual = tmp_path / "usual"
+    usual.mkdir() if path.is_dir() else usual.touch()
+    assert path.stat().st_mode == usual.stat().st_mode
+
+
+def run(*arguments, cwd):
+    """Runs a script as a user does; its exit code, lines on stdout, and lines on stderr that are not TensorFlow's."""
+    command = [sys.executable, *map(str, arguments)]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=120)
+    errors = [line for line in done.stderr.splitlines() if not NOISE.match(line)]
+    return done.returncode, done.stdout.splitlines(), errors
+
+
+@pytest.mark.parametrize("script", ["to_saved_model", "to_tflite"])
+def test_the_example_in_the_help_of_a_script_runs_as_printed(small, tmp_path, script):
+    (tmp_path / "export").symlink_to(ROOT / "export")
+    (tmp_path / "runs/efficientnet-b0").mkdir(parents=True)
+    small.save(tmp_path / "runs/efficientnet-b0/model.keras")
+    _, printed, imports = run("-X", "importtime", f"export/{script}.py", "--help", cwd=tmp_path)
+    assert not [line for line in imports if "tensorflow" in line]  # the help comes at once
+    [example] = [line.strip() for line in printed if line.strip().startswith("python export/")]
+    code, lines, errors = run(*shlex.split(example)[1:], cwd=tmp_path)
+    assert (code, errors) == (0, [])
+    output = example.rpartition("--output=")[2]
+    [line] = lines
+    assert re.fullmatch(rf"{output}: \d\.\d MB; probabilities differ from the model's by up to \d\S*", line)
+    probabilities = LOADERS[script.removeprefix("to_")](tmp_path / output)(random_images(3))
+    np.testing.assert_allclose(probabilities, small(random_images(3)), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("script", "options", "message"),
+    [
+        ("to_tflite", "--model=absent.keras --output=new", "There is no file 'absent.keras'"),
+        ("to_saved_model", "--model=bad.keras --output=new", "bad.keras is not a whole .keras file"),
+        ("to_tflite", "--model=small.keras --output=bad.keras", "bad.keras exists. Choose another path"),
+    ],
+)
+def test_a_mistake_of_the_user_is_one_clear_line(small, tmp_path, script, options, message):
+    (tmp_path / "bad.keras").write_bytes(b"PK\x03\x04 and then no more")
+    small.save(tmp_path / "small.keras")
+    code, lines, errors = run(ROOT / f"export/{script}.py", *options.split(), cwd=tmp_path)
+    assert (code, lines, len(errors)) == (1, [], 1), errors
+    assert errors[0].startswith(f"{script}.py: {message}")
+    assert not (tmp_path / "new").exists()
+
+
+def test_the_script_writes_the_labels(small, tmp_path):
+    small.save(tmp_path / "small.keras")
+    (tmp_path / "names.txt").write_text("".join(f"{label}\n" for label in LABELS))
+    options = "--model=small.keras --output=new --labels=names.txt"
+    code, _, errors = run(ROOT / "export/to_saved_model.py", *options.split(), cwd=tmp_path)
+    assert (code, errors) == (0, [])
+    assert (tmp_path / "new/assets/labels.txt").read_text().splitlines() == LABELS
