@@ -119,6 +119,7 @@ def _train(files, images, config, resolution, start):
     seed = tf.random.split(tf.constant([config.seed, 0]), 2)  # of the order; of the pixels
 
     def epoch_records(epoch):
+        tf.random.set_seed(1)  # of this graph alone: Dataset.shuffle fails with a tensor where the global seed is 0
         records = _shuffled(files, tf.random.fold_in(seed[0], epoch))
         return records.enumerate().map(lambda index, record: (epoch, index, record))
 

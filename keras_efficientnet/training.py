@@ -35,14 +35,14 @@ def run(config: TrainConfig) -> dict[str, Any]:
     """Trains, evaluates and exports as `config` asks, and writes it all to `config.directory`.
 
     Returns:
-        What `results.json` holds (`evaluation.json` after mode eval): the scores and bytes of `model` and, where exported, of `saved_model` and `tflite`;
-        `seconds` of training; `steps`.
+        What `results.json` holds, or `evaluation.json` after mode eval: the scores and bytes of `model` and, where
+        exported, of `saved_model` and `tflite`; `seconds` of training; `steps`.
 
     Raises:
         ValueError: an option, a file of data or a checkpoint does not fit; the message says what to do.
         FileNotFoundError: there are no data, or nothing to evaluate.
     """
-    keras.utils.set_random_seed(config.seed + 1)  # Dataset.shuffle fails where the global seed is 0
+    keras.utils.set_random_seed(config.seed)
     variant = make_variant(config)
     strategy = make_strategy(config)
     data = make_datasets(config, variant.resolution)

@@ -93,7 +93,7 @@ def test_readme_says_what_is_measured():
     readme = (ROOT / "README.md").read_text("utf-8")
     assert make_readme.table() in readme
     commands = readme.split("```")[1].split("\n", 1)[1].strip().splitlines()
-    assert [line.split("  #")[0] for line in commands] == [
+    assert [line.split("#")[0].strip() for line in commands] == [
         "pip install -e . && python main.py",
         'pip install -e ".[dev]" && pytest',
     ]

@@ -80,6 +80,15 @@ def test_training_goes_on_where_it_stopped(start):
         np.testing.assert_array_equal(value, expected)
 
 
+@pytest.mark.parametrize("global_seed", [0, 5])
+def test_global_seed_changes_nothing(global_seed):
+    first = next(make_datasets(make_config(), 16).train(0).batch(8).as_numpy_iterator())[0]
+    tf.random.set_seed(global_seed)
+    np.testing.assert_array_equal(
+        next(make_datasets(make_config(), 16).train(0).batch(8).as_numpy_iterator())[0], first
+    )
+
+
 def test_seed_decides_order_and_pixels():
     def first(seed):
         return next(make_datasets(make_config(seed=seed), 16).train(0).batch(8).as_numpy_iterator())[0]

@@ -167,8 +167,7 @@ def test_exporting_leaves_the_model_as_it_was(tmp_path, kind):
     model = make_small()
     before = model.get_weights()
     WRITERS[kind](model, tmp_path / "new")
-    for old, new in zip(before, model.get_weights(), strict=True):
-        np.testing.assert_array_equal(new, old)
+    assert all(np.array_equal(*pair) for pair in zip(before, model.get_weights(), strict=True))
 
 
 @pytest.mark.parametrize("count", [1, 5])
@@ -181,11 +180,9 @@ def test_a_tflite_file_has_a_signature_with_names(tflite):
     interpreter = Interpreter(os.fspath(tflite))
     runner = interpreter.get_signature_runner("serving_default")
     assert interpreter.get_signature_list() == {"serving_default": {"inputs": ["inputs"], "outputs": ["probabilities"]}}
-    details = [*runner.get_input_details().values(), *runner.get_output_details().values()]
-    assert [(row["dtype"], row["shape"].tolist()) for row in details] == [
-        (np.float32, [1, 32, 32, 3]),
-        (np.float32, [1, 10]),
-    ]
+    image, probabilities = runner.get_input_details()["inputs"], runner.get_output_details()["probabilities"]
+    assert (image["dtype"], image["shape"].tolist()) == (np.float32, [1, 32, 32, 3])
+    assert (probabilities["dtype"], probabilities["shape"].tolist()) == (np.float32, [1, 10])
 
 
 def test_a_tflite_file_holds_the_kernels(model, tflite):
@@ -201,7 +198,6 @@ def test_a_loaded_file_is_a_function_from_images_to_probabilities(model, saved_m
     assert type(probabilities) is np.ndarray
     assert probabilities.dtype == np.float32
     np.testing.assert_allclose(probabilities, model(images, training=False), atol=1e-4)
-    np.testing.assert_array_equal(LOADERS[kind](path)(images.astype("uint8").astype("float32")).shape, (2, 10))
 
 
 def test_a_saved_model_of_free_size_takes_images_of_any_size(tmp_path):
