@@ -23,9 +23,17 @@ def file(request, source, tmp_path_factory):
     return path
 
 
+@pytest.fixture(scope="module")
+def fresh(tiny):
+    model = models.make_model(tiny, classes=10)
+    return model, model.get_weights()
+
+
 @pytest.fixture
-def model(tiny):
-    return models.make_model(tiny, classes=10)
+def model(fresh):
+    """A network with random weights; built once, for all tests."""
+    fresh[0].set_weights(fresh[1])
+    return fresh[0]
 
 
 def assert_untouched(model, source, message):
