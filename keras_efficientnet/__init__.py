@@ -28,7 +28,7 @@ _HOME = {  # public name -> the module it lives in
 }
 __all__ = [*_HOME]
 
-if "keras" in sys.modules:  # so that keras.saving.load_model knows our layers
+if sys.modules.get("keras"):  # so that keras.saving.load_model knows our layers
     importlib.import_module("keras_efficientnet.layers")
 
 
