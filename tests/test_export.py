@@ -254,7 +254,7 @@ def test_a_file_that_gives_other_probabilities_is_not_left(tmp_path, kind):
 
 def test_the_file_of_nans_that_the_converter_writes_from_a_keras_model_is_not_left(monkeypatch, tmp_path):
     monkeypatch.setattr(export, "_hold", lambda model: model)
-    with pytest.raises(RuntimeError, match="not finite|other probabilities than small"):  # what memory holds: mostly NaN
+    with pytest.raises(RuntimeError, match="not finite|other probabilities than small"):  # as memory is
         export.to_tflite(make_small(), tmp_path / "new")
     assert not [*tmp_path.iterdir()]
 
