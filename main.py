@@ -4,7 +4,7 @@ Examples:
   python main.py
   python main.py --data_dir=gs://bucket/imagenet --tpu=my-tpu --train_batch_size=4096 --train_steps=109474
   python main.py --data_dir=/data/imagenet --model_name=efficientnet-b3 --train_batch_size=512 --model_dir=runs/b3
-  python main.py --mode=eval --data_dir=/data/imagenet --model_dir=runs/b3
+  python main.py --mode=eval --data_dir=/data/imagenet --model_name=efficientnet-b3 --model_dir=runs/b3
 """
 
 import dataclasses
@@ -53,14 +53,14 @@ def main(_) -> None:
         if not is_users(error):
             raise
         logging.debug("", exc_info=True)
-        sys.exit(f"main.py: {one_line(error)}")
+        sys.exit(f"main.py: {one_line(error)} (--verbosity=1 shows where)")
     print(table(results))
     print(f"All of it is in {config.directory}/")
 
 
 def is_users(error: Exception) -> bool:
     """Whether the message says all: a wrong option or file, and not a fault of the program."""
-    return isinstance(error, (ValueError, OSError)) or type(error).__module__.startswith("tensorflow")
+    return isinstance(error, (ValueError, OSError, RuntimeError)) or type(error).__module__.startswith("tensorflow")
 
 
 def one_line(error: Exception) -> str:
@@ -72,7 +72,7 @@ def one_line(error: Exception) -> str:
 
 def table(results: dict[str, typing.Any]) -> str:
     """The results in columns."""
-    lines = [f"{'':12} {'top-1':>8} {'top-5':>8} {'agrees':>8} {'MB':>8}"]
+    lines = [f"{'':12} {'top-1':>8} {'top-5':>8} {'agrees':>8} {'MB':>8}"] if "model" in results else []
     for name in ("model", "saved_model", "tflite"):
         row = results.get(name)
         if row:

@@ -22,6 +22,7 @@ _HOME = {  # public name -> the module it lives in
     "create_model": "models",
     "decode_predictions": "models",
     "list_models": "models",
+    "load_model": "export",
     "load_weights": "weights",
     "preprocess_input": "models",
     "profile": "profiling",

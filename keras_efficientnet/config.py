@@ -28,7 +28,7 @@ class TrainConfig:
     input_image_size: int | None = option(None, "Side of the images in pixels; the network's own by default.", least=32)
     num_label_classes: int = option(1000, "Classes of the labels.", least=2)
     dropout_rate: float | None = option(None, "Dropout before the classifier; the network's own by default.", least=0)
-    survival_prob: float = option(0.8, "Chance that the last block survives in stochastic depth.", least=0)
+    survival_prob: float = option(0.8, "Chance that the last block survives in stochastic depth.", least=0.01)
     width_coefficient: float | None = option(None, "Width of the network in place of its own.", least=0.01)
     depth_coefficient: float | None = option(None, "Depth of the network in place of its own.", least=0.01)
 
@@ -90,6 +90,8 @@ class TrainConfig:
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             _check(field, getattr(self, field.name))
+        if self.model_dir and "://" in self.model_dir:
+            raise ValueError(f"`model_dir` must be a folder of this machine. Received: model_dir={self.model_dir}")
         for name in ("survival_prob", "crop_fraction"):
             _check_most(name, getattr(self, name), 1.0, "at most")
         for name in ("dropout_rate", "moving_average_decay", "label_smoothing"):

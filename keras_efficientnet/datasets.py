@@ -49,8 +49,8 @@ def make_datasets(config, resolution: int) -> Data:
     folder = config.data_dir or str(resources.files("keras_efficientnet").joinpath("data/sample"))
     train_files = find_files(folder, "train") if config.mode != "eval" else []
     valid_files = find_files(folder, "validation") if config.mode != "train" else []
-    train_images = config.num_train_images or count_images("train", train_files)
-    valid_images = config.num_eval_images or count_images("validation", valid_files)
+    train_images = config.num_train_images or count_images("train", train_files, config.num_label_classes)
+    valid_images = config.num_eval_images or count_images("validation", valid_files, config.num_label_classes)
     return Data(
         train=lambda start: _train(train_files, train_images, config, resolution, start),
         train_images=train_images,
@@ -71,15 +71,16 @@ def find_files(folder: str, split: str) -> list[str]:
     return files
 
 
-def count_images(split: str, files: Sequence[str]) -> int:
-    """The records of the files, which are read from header to header; of ImageNet the number is known.
+def count_images(split: str, files: Sequence[str], classes: int) -> int:
+    """The records of the files, which are read from header to header; of ImageNet's 1000 classes the number is known.
 
     Raises:
         ValueError: a file ends within a record, or there is no record at all.
     """
     if not files:
         return 0
-    images = OFFICIAL_IMAGES.get((split, len(files))) or sum(map(_count_records, files))
+    official = OFFICIAL_IMAGES.get((split, len(files))) if classes in (1000, 1001) else None
+    images = official or sum(map(_count_records, files))
     if not images:
         raise ValueError(f"The files {files[0]}, ... hold no record. Make or copy them again.")
     return images
@@ -121,6 +122,7 @@ def _train(files, images, config, resolution, start):
     def epoch_records(epoch):
         tf.random.set_seed(1)  # of this graph alone: Dataset.shuffle fails with a tensor where the global seed is 0
         records = _shuffled(files, tf.random.fold_in(seed[0], epoch))
+        records = records.repeat().take(images)  # whatever `num_train_images` says: a run then resumes where it was
         return records.enumerate().map(lambda index, record: (epoch, index, record))
 
     def example(epoch, index, record):

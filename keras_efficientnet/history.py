@@ -18,19 +18,23 @@ class History:
     """
 
     def __init__(self, folder: Path, step: int):
-        self._path = folder / "log.jsonl"
+        self._folder, self._path = folder, folder / "log.jsonl"
         kept = [row for row in read(self._path) if row["step"] <= step]
-        _replace(self._path, "".join(json.dumps(row) + "\n" for row in kept))
+        if self._path.exists():
+            _replace(self._path, "".join(json.dumps(row) + "\n" for row in kept))
         self._written = {(row["part"], row["step"]) for row in kept}
-        self._writers = {
-            part: tf.summary.create_file_writer(str(folder / "tensorboard" / part)) for part in ("train", "validation")
-        }
+        self._writers: dict[
+            str, tf.summary.SummaryWriter
+        ] = {}  # made at the first row: a run that fails leaves nothing
 
     def write(self, part: str, step: int, values: Mapping[str, float]) -> None:
         """Adds `values` of a part, "train" or "validation", at a step, unless they are there already."""
         if (part, step) in self._written:
             return
         self._written.add((part, step))
+        if part not in self._writers:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            self._writers[part] = tf.summary.create_file_writer(str(self._folder / "tensorboard" / part))
         with self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"part": part, "step": step} | dict(values)) + "\n")
         with self._writers[part].as_default(step=step):

@@ -25,7 +25,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
             and self.center
             and self.scale
             and mask is None
-            and not self.renorm
+            and not getattr(self, "renorm", False)  # since Keras 3.14
         )
         if not fused or self.synchronized:
             return super().call(inputs, training=training, mask=mask)

@@ -94,7 +94,7 @@ def make_learning_rate(config, steps_per_epoch: float) -> WarmUp:
 
 def make_optimizer(config, learning_rate) -> keras.optimizers.Optimizer:
     """The optimizer that `config`, a TrainConfig, asks for."""
-    return {"rmsprop": RMSprop, "sgd": keras.optimizers.SGD}[config.optimizer](learning_rate)
+    return {"rmsprop": RMSprop, "sgd": keras.optimizers.SGD}[config.optimizer](learning_rate, name=config.optimizer)
 
 
 def average_decay(decay: float, step):

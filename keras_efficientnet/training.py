@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
@@ -27,8 +28,9 @@ from keras_efficientnet.optimizers import average_decay, make_learning_rate, mak
 
 EXPORT_IMAGES = 2_000  # validation images, at most, that the exported files are measured on
 
-# What a checkpoint fits: a run goes on only with the same.
-FIXED = ("model_name", "input_image_size", "num_label_classes", "width_coefficient", "depth_coefficient", "optimizer")
+# What a checkpoint fits: it can be evaluated only with the same network, and a run goes on only with the same of both.
+NETWORK = ("model_name", "input_image_size", "num_label_classes", "width_coefficient", "depth_coefficient")
+TRAINING = ("data_dir", "num_train_images", "train_batch_size", "optimizer", "dropout_rate", "survival_prob", "seed")
 
 
 def run(config: TrainConfig) -> dict[str, Any]:
@@ -48,13 +50,12 @@ def run(config: TrainConfig) -> dict[str, Any]:
     data = make_datasets(config, variant.resolution)
     folder = Path(config.directory)
     with strategy.scope():
-        training = Run(config, variant, data.train_images)
+        training = Run(config, variant, data.train_images, strategy)
     step = training.restore(folder)
     if config.mode == "eval" and not step:
         raise FileNotFoundError(f"There is no checkpoint in {folder} to evaluate. Train first, or check `model_dir`.")
     evaluate = evaluation.make_evaluator(strategy, training.average)
     if config.mode != "eval":
-        folder.mkdir(parents=True, exist_ok=True)
         history = History(folder, step)
         train(config, strategy, training, data, history, evaluate)
         if config.mode == "train":
@@ -111,8 +112,8 @@ def _make_tpu_strategy(tpu):
     try:
         resolver = tf.distribute.cluster_resolver.TPUClusterResolver.connect(tpu)
     except (ValueError, tf.errors.OpError, OSError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"There is no TPU {tpu!r}: {reason} Check `tpu`, or leave it out for GPUs or CPU.") from error
+        reason = str(error).splitlines()[0].split(". ")[0][:150]
+        raise ValueError(f"There is no TPU {tpu!r}: {reason}. Check `tpu`, or leave it out for GPUs or CPU.") from error
     return tf.distribute.TPUStrategy(resolver)
 
 
@@ -123,10 +124,11 @@ class Run:
         config: the options.
         variant: the network.
         train_images: images an epoch.
+        strategy: whose scope it is made in.
     """
 
-    def __init__(self, config: TrainConfig, variant: Variant, train_images: int):
-        self.config = config
+    def __init__(self, config: TrainConfig, variant: Variant, train_images: int, strategy: tf.distribute.Strategy):
+        self.config, self.strategy = config, strategy
         self.steps_per_epoch = max(train_images, 1) / config.train_batch_size
         arguments: dict[str, Any] = {"classes": config.num_label_classes, "drop_path_rate": 1 - config.survival_prob}
         self.variant = variant
@@ -134,7 +136,7 @@ class Run:
         self.averaged = config.moving_average_decay > 0
         self.average = make_model(variant, classifier_activation=None, **arguments) if self.averaged else self.model
         self.average.set_weights(self.model.get_weights())
-        if tf.distribute.get_strategy().num_replicas_in_sync > 1:
+        if strategy.num_replicas_in_sync > 1:
             _synchronize_batch_norms(self.model)
         self.learning_rate = make_learning_rate(config, self.steps_per_epoch)
         self.optimizer = make_optimizer(config, self.learning_rate)
@@ -148,11 +150,11 @@ class Run:
 
     @property
     def step(self) -> int:
-        return int(self.optimizer.iterations)
+        return int(self.optimizer.iterations.numpy())
 
     def progress(self) -> dict[str, float]:
         """Seconds of training and steps, over all starts of the run."""
-        return {"seconds": round(float(self.seconds), 1), "steps": self.step}
+        return {"seconds": round(float(self.seconds.numpy()), 1), "steps": self.step}
 
     def _make_checkpoint(self):
         parts = {"model": self.model.weights, "optimizer": self.optimizer.variables}
@@ -176,7 +178,7 @@ class Run:
                 state = layer.seed_generator.state.value
                 state.assign_add(tf.cast(replica, state.dtype) * tf.constant([0x9E3779B9, 0], state.dtype))
 
-        tf.distribute.get_strategy().run(tf.function(fork))
+        self.strategy.run(tf.function(fork))
 
     def restore(self, folder: Path) -> int:
         """Takes the last checkpoint of a folder, if there is one, and returns its step.
@@ -185,23 +187,40 @@ class Run:
             ValueError: the checkpoint is of another network.
         """
         checkpoints = folder / "checkpoints"
-        for leftover in checkpoints.glob("*_temp*"):  # of a crash in mid-write
+        for leftover in checkpoints.glob("*_temp*") if self.config.mode != "eval" else ():  # of a crash in mid-write
             shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
         self._manager = tf.train.CheckpointManager(self._checkpoint, str(checkpoints), self.config.keep_checkpoints)
         if self._manager.latest_checkpoint:
             _check_config(self.config, folder)
-            self._checkpoint.restore(self._manager.latest_checkpoint).assert_consumed()
+            restored = self._checkpoint.restore(self._manager.latest_checkpoint)
+            if self.config.mode == "eval":
+                restored.expect_partial()  # another dropout has other seeds
+            else:
+                restored.assert_consumed()
             self._fork_seeds()
         return self.step
 
     def save(self) -> None:
-        """Writes a checkpoint, whole or not at all, and the options it fits."""
+        """Writes a checkpoint, whole or not at all, and the options it fits; not of a network that has diverged.
+
+        Raises:
+            ValueError: the network gives values that are not finite.
+        """
+        blank = tf.zeros((1, self.variant.resolution, self.variant.resolution, 3))
+        for model in (self.model, self.average):
+            if not np.isfinite(model(blank, training=False)).all():
+                raise ValueError(_diverged("network gives values that are not finite", self.step))
         write_json(Path(self._manager.directory).parent / "config.json", dataclasses.asdict(self.config))
         self._manager.save(checkpoint_number=self.step)
 
     def exportable(self) -> keras.Model:
         """The averaged network with probabilities, free of any strategy."""
-        model = make_model(self.variant, classes=self.config.num_label_classes, name=self.model.name)
+        model = make_model(
+            self.variant,
+            classes=self.config.num_label_classes,
+            drop_path_rate=1 - self.config.survival_prob,
+            name=self.config.model_name.replace("-", ""),
+        )
         model.set_weights(self.average.get_weights())
         return model
 
@@ -217,9 +236,10 @@ def _check_config(config, folder):
     old, new = json.loads((folder / "config.json").read_text("utf-8")), dataclasses.asdict(config)
     for options in (old, new):
         options["averaging"] = options["moving_average_decay"] > 0
-    differing = [name for name in (*FIXED, "averaging") if old[name] != new[name]]
+    fixed = (*NETWORK, "averaging") if config.mode == "eval" else (*NETWORK, "averaging", *TRAINING)
+    differing = [name for name in fixed if old.get(name) != new[name]]
     if differing:
-        was = ", ".join(f"{name}={old[name]}" for name in differing)
+        was = ", ".join(f"{name}={old.get(name)}" for name in differing)
         now = ", ".join(f"{name}={new[name]}" for name in differing)
         raise ValueError(f"{folder} holds a run with {was}; this one has {now}. Choose another `model_dir`.")
 
@@ -295,7 +315,9 @@ def train(config: TrainConfig, strategy, training: Run, data: Data, history: His
 def _train_batches(config, strategy, step, data):
     replica_batch = config.train_batch_size // strategy.num_replicas_in_sync
 
-    def pipeline(_):
+    def pipeline(context):
+        if context and context.num_input_pipelines > 1:
+            raise ValueError("Training on several hosts is not there yet. Take a TPU or machine with one host.")
         examples = data.train(step * config.train_batch_size)
         return examples.batch(replica_batch, drop_remainder=True).prefetch(tf.data.AUTOTUNE)
 
@@ -311,10 +333,7 @@ def _steps_to_stop(config, step):
 def _report(training, history, bar, loss, images_per_second):
     step = training.step
     if not tf.math.is_finite(loss):
-        raise ValueError(
-            f"The loss is {loss} at step {step}. The last checkpoint is of before: start again with a lower "
-            "`base_learning_rate`, and look at the data."
-        )
+        raise ValueError(_diverged(f"loss is {loss}", step))
     values = {
         "loss": loss,
         "learning_rate": float(training.learning_rate(step)),
@@ -325,14 +344,21 @@ def _report(training, history, bar, loss, images_per_second):
     bar.set_postfix(step=step, epoch=f"{values['epoch']:.1f}", loss=f"{loss:.3f}", lr=f"{values['learning_rate']:.2g}")
 
 
+def _diverged(what, step):
+    return (
+        f"The {what} at step {step}. The checkpoints are of before. Look at the data, and start again with a lower "
+        "`base_learning_rate`; in another `model_dir` if it goes wrong again."
+    )
+
+
 def _pause(config, training, data, history, evaluate):
     """Evaluates and writes a checkpoint where it is time; the last evaluation is the caller's."""
     step, last = training.step, training.step == config.train_steps
+    if step % config.checkpoint_steps == 0 or last:
+        training.save()
     if config.mode == "train_and_eval" and step % config.steps_per_eval == 0 and not last:
         scores = evaluate(data.valid, data.valid_images, config.eval_batch_size)
         history.write("validation", step, scores._asdict())
-    if step % config.checkpoint_steps == 0 or last:
-        training.save()
 
 
 def export_all(model: keras.Model, data: Data, folder: Path) -> dict[str, dict[str, float]]:

@@ -13,6 +13,7 @@ import tensorflow as tf
 from sklearn.datasets import load_digits
 
 from keras_efficientnet import datasets
+from keras_efficientnet.augmentation import random_affine
 from keras_efficientnet.config import make_config
 from keras_efficientnet.datasets import make_datasets
 
@@ -98,9 +99,21 @@ def test_seed_decides_order_and_pixels():
 
 
 def test_images_are_augmented_anew_each_epoch():
-    config = make_config(augment_name="affine", num_train_images=1)
-    first, second = [image for image, _ in make_datasets(config, 16).train(0).take(2)]
-    assert np.abs(first - second).max() > 1
+    plain, _ = next(make_datasets(make_config(**PLAIN), 16).train(0).batch(1).as_numpy_iterator())
+    data = make_datasets(make_config(), 16)
+    first, again = [next(data.train(0).batch(1).as_numpy_iterator())[0] for _ in range(2)]
+    assert np.abs(first - plain).max() > 1
+    np.testing.assert_array_equal(first, again)
+    seeds = [tf.random.fold_in(tf.random.fold_in(tf.constant([0, 1]), epoch), 0) for epoch in range(2)]
+    assert np.abs(random_affine(plain[0], seeds[0]) - random_affine(plain[0], seeds[1])).max() > 1
+
+
+@pytest.mark.parametrize("images", [5, 2000])
+def test_an_epoch_has_as_many_images_as_the_option_says(images):
+    data = make_datasets(make_config(num_train_images=images, **PLAIN), 8)
+    whole, _ = next(data.train(0).batch(3 * images).as_numpy_iterator())
+    resumed, _ = next(data.train(2 * images - 3).batch(images).as_numpy_iterator())
+    np.testing.assert_array_equal(resumed, whole[2 * images - 3 :][:images])
 
 
 def broken_copy(folder, change):
@@ -143,4 +156,4 @@ def test_names_of_the_classes_must_be_as_many_as_the_classes():
 
 def test_imagenet_is_not_counted():
     files = [f"/nowhere/train-{number:05d}-of-01024" for number in range(1024)]
-    assert datasets.count_images("train", files) == 1_281_167  # Russakovsky et al. 2014, arxiv.org/abs/1409.0575
+    assert datasets.count_images("train", files, 1000) == 1_281_167  # Russakovsky et al. 2014, arxiv.org/abs/1409.0575

@@ -17,6 +17,11 @@ def test_sums_are_those_by_hand():
     assert loss == pytest.approx(-np.log(np.array([60, 30, 10, 95]) / totals).sum(), rel=1e-5)
 
 
+def test_of_equal_scores_the_first_counts():
+    top_1, top_5, _, _ = sums(np.zeros((3, 6), "float32"), np.array([0, 1, 5], "int32"), np.ones(3, "float32")).numpy()
+    assert (top_1, top_5) == (1, 2)
+
+
 def test_blanks_do_not_count():
     weights = np.array([1, 0, 0, 0], "float32")
     assert sums(LOGITS.astype("float32"), LABELS, weights).numpy()[[0, 1, 3]].tolist() == [1, 1, 1]

@@ -119,6 +119,17 @@ def test_a_mistake_is_one_line_and_leaves_nothing(tmp_path, options, message):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
+def test_main_job_reaches_what_a_nearest_neighbour_reaches(tmp_path):
+    """98.5 % of the held-out digits, in 4 minutes of training on 2 cores."""
+    assert run(tmp_path / "run").returncode == 0
+    results = json.loads((tmp_path / "run/results.json").read_text())
+    assert results["seconds"] <= 240
+    for name in ("model", "saved_model", "tflite"):
+        assert results[name]["top_1_accuracy"] >= 0.985
+    assert min(results[name]["agreement"] for name in ("saved_model", "tflite")) >= 0.995
+
+
 def test_label_outside_the_classes_is_one_line(tmp_path):
     data = tmp_path / "data"
     shutil.copytree(SAMPLE, data, ignore=shutil.ignore_patterns("labels.txt"))
@@ -127,7 +138,7 @@ def test_label_outside_the_classes_is_one_line(tmp_path):
     assert done.returncode == 1
     assert "A label must be 1 to 9, for 9 classes; check `num_label_classes`. Received:" in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr and len(done.stderr.splitlines()[-1]) < 300
-    assert not list(tmp_path.glob("run/checkpoints/*")) and not (tmp_path / "run/results.json").exists()
+    assert not (tmp_path / "run").exists()
 
 
 def test_help_names_every_option_and_an_example():
