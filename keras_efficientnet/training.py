@@ -5,6 +5,7 @@ The loop is our own: Keras 3's `fit` breaks on several workers and with several 
 """
 
 import dataclasses
+import functools
 import json
 import os
 import shutil
@@ -97,8 +98,8 @@ def make_strategy(config: TrainConfig) -> tf.distribute.Strategy:
         wanted = config.num_replicas or (len(devices) if devices[0].device_type == "GPU" else 1)
         if wanted > len(devices):
             raise ValueError(f"`num_replicas` is {wanted}, but there are {len(devices)} {devices[0].device_type}s.")
-        names = [device.name for device in devices[:wanted]]
-        strategy = tf.distribute.MirroredStrategy(names) if wanted > 1 else tf.distribute.get_strategy()
+        names = tuple(device.name for device in devices[:wanted])
+        strategy = _make_mirrored_strategy(names) if wanted > 1 else tf.distribute.get_strategy()
     for name in ("train_batch_size", "eval_batch_size"):
         if getattr(config, name) % strategy.num_replicas_in_sync:
             raise ValueError(
@@ -106,6 +107,12 @@ def make_strategy(config: TrainConfig) -> tf.distribute.Strategy:
                 f"Received: {name}={getattr(config, name)}"
             )
     return strategy
+
+
+@functools.cache
+def _make_mirrored_strategy(names):
+    """One for the same devices in a process: the sums of a second one would be taken for those of the first."""
+    return tf.distribute.MirroredStrategy(names)
 
 
 def _make_tpu_strategy(tpu):

@@ -3,6 +3,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from keras_efficientnet import training
+from keras_efficientnet.config import make_config
 from keras_efficientnet.evaluation import evaluate_function, make_evaluator, padded_batches, sums
 
 # by hand: the right class is first, second, sixth and first of six
@@ -41,7 +43,7 @@ def linear_data(images=23):
 @pytest.mark.parametrize("batch", [2, 4, 8, 22, 24, 100])
 @pytest.mark.parametrize("replicas", [1, 2])
 def test_every_image_counts_once_whatever_the_batch(batch, replicas):
-    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]) if replicas == 2 else tf.distribute.get_strategy()
+    strategy = training.make_strategy(make_config(num_replicas=replicas))
     with strategy.scope():
         model, examples, expected = linear_data()
     scores = make_evaluator(strategy, model)(examples, 23, batch)

@@ -70,6 +70,12 @@ def test_a_run_on_two_replicas_goes_on_where_it_stopped(tmp_path):
         np.testing.assert_allclose(parts[name], value, rtol=0, atol=1e-6, err_msg=name)
 
 
+def test_one_process_has_one_strategy_for_the_same_devices():
+    """TensorFlow mixes up the collective operations of two: "Shape mismatch in the collective instance"."""
+    config = make_config(num_replicas=2, **SMALL)
+    assert training.make_strategy(config) is training.make_strategy(config)
+
+
 def test_replicas_drop_different_images_and_blocks():
     config = make_config(num_replicas=2, **SMALL)
     strategy = training.make_strategy(config)
