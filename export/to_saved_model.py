@@ -33,7 +33,7 @@ def main(_) -> None:
     except (OSError, RuntimeError, ValueError) as error:
         logging.debug("", exc_info=True)
         sys.exit(f"to_saved_model.py: {error}")
-    size = sum(file.stat().st_size for file in Path(FLAGS.output).rglob("*") if file.is_file())
+    size = export.count_bytes(FLAGS.output)
     print(f"{FLAGS.output}: {size / 1e6:.1f} MB; probabilities differ from the model's by up to {difference:.2g}")
 
 

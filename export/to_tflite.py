@@ -6,7 +6,6 @@ Example, after `python main.py`:
 
 import os
 import sys
-from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before TensorFlow is imported
 
@@ -31,7 +30,7 @@ def main(_) -> None:
     except (OSError, RuntimeError, ValueError) as error:
         logging.debug("", exc_info=True)
         sys.exit(f"to_tflite.py: {error}")
-    size = Path(FLAGS.output).stat().st_size
+    size = export.count_bytes(FLAGS.output)
     print(f"{FLAGS.output}: {size / 1e6:.1f} MB; probabilities differ from the model's by up to {difference:.2g}")
 
 

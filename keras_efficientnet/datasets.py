@@ -174,12 +174,7 @@ def parse(record, classes: int):
     features = tf.io.parse_single_example(record, FEATURES)
     label = features["image/class/label"]
     last = FIRST_LABEL + classes - 1
-    check = tf.debugging.Assert(
-        (label >= FIRST_LABEL) & (label <= last),
-        [
-            f"A label must be {FIRST_LABEL} to {last}, for {classes} classes; check `num_label_classes`. Received:",
-            label,
-        ],
-    )
+    message = f"A label must be {FIRST_LABEL} to {last}, for {classes} classes; check `num_label_classes`. Received:"
+    check = tf.debugging.Assert((label >= FIRST_LABEL) & (label <= last), [message, label])
     with tf.control_dependencies([check]):
         return features["image/encoded"], tf.cast(label - FIRST_LABEL, tf.int32)

@@ -136,6 +136,13 @@ def load_tflite(path: str | os.PathLike[str]) -> Classifier:
     return classify
 
 
+def count_bytes(path: str | os.PathLike[str]) -> int:
+    """The size of a file, or of all files in a folder."""
+    path = Path(path)
+    files = path.rglob("*") if path.is_dir() else [path]
+    return sum(file.stat().st_size for file in files if file.is_file())
+
+
 def _check_model(model):
     if keras.backend.backend() != "tensorflow":
         raise ValueError(

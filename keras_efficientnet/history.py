@@ -23,9 +23,7 @@ class History:
         if self._path.exists():
             _replace(self._path, "".join(json.dumps(row) + "\n" for row in kept))
         self._written = {(row["part"], row["step"]) for row in kept}
-        self._writers: dict[
-            str, tf.summary.SummaryWriter
-        ] = {}  # made at the first row: a run that fails leaves nothing
+        self._writers: dict[str, Any] = {}  # made at the first row: a run that fails before leaves nothing
 
     def write(self, part: str, step: int, values: Mapping[str, float]) -> None:
         """Adds `values` of a part, "train" or "validation", at a step, unless they are there already."""

@@ -383,17 +383,14 @@ def export_all(model: keras.Model, data: Data, folder: Path) -> dict[str, dict[s
     export.to_tflite(model, tflite, overwrite=True)
     images = min(data.valid_images, EXPORT_IMAGES)
     _, expected = evaluation.evaluate_function(lambda pixels: model(pixels, training=False), data.valid, images)
-    rows: dict[str, dict[str, float]] = {"model": {"bytes": _bytes(keras_file)}}
+    rows: dict[str, dict[str, float]] = {"model": {"bytes": export.count_bytes(keras_file)}}
     for name, path, load in (
         ("saved_model", saved_model, export.load_saved_model),
         ("tflite", tflite, export.load_tflite),
     ):
         scores, choices = evaluation.evaluate_function(load(path), data.valid, images)
-        rows[name] = scores._asdict() | {"agreement": float((choices == expected).mean()), "bytes": _bytes(path)}
+        rows[name] = scores._asdict() | {
+            "agreement": float((choices == expected).mean()),
+            "bytes": export.count_bytes(path),
+        }
     return rows
-
-
-def _bytes(path):
-    return (
-        sum(file.stat().st_size for file in path.rglob("*") if file.is_file()) if path.is_dir() else path.stat().st_size
-    )
