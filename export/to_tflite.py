@@ -1,4 +1,4 @@
-"""Writes a trained network as a TFLite file for phones and browsers: float32, one image a call.
+"""Writes a trained network as a TFLite file for phones and browsers: float32.
 
 Example, after `python main.py`:
   python export/to_tflite.py --model=runs/efficientnet-b0 --output=runs/b0.tflite
@@ -14,6 +14,7 @@ from absl import app, flags, logging
 FLAGS = flags.FLAGS
 flags.DEFINE_string("model", None, "The .keras file, or the folder of a run, which has a model.keras.", required=True)
 flags.DEFINE_string("output", None, "The file to write.", required=True)
+flags.DEFINE_bool("dynamic_batch", False, "Take any number of images a call, in place of one.")
 flags.DEFINE_bool("overwrite", False, "Replace a file that is there.")
 
 
@@ -24,7 +25,8 @@ def main(_) -> None:
 
     try:
         model = export.load_model(FLAGS.model)
-        difference = export.to_tflite(model, FLAGS.output, overwrite=FLAGS.overwrite)
+        options = {"dynamic_batch": FLAGS.dynamic_batch, "overwrite": FLAGS.overwrite}
+        difference = export.to_tflite(model, FLAGS.output, **options)
     except KeyboardInterrupt:
         sys.exit("to_tflite.py: stopped. Nothing was written.")
     except (OSError, RuntimeError, ValueError) as error:

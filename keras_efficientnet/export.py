@@ -17,7 +17,8 @@ TOLERANCE = 1e-4  # between a probability of the file and the model's; rounding 
 FREE_SIZE = 96  # height and width of the test images, in pixels, where the model takes any
 TFLITE_THREADS = 2
 
-Classifier = Callable[[np.ndarray], np.ndarray]  # float32 [n, height, width, 3] -> probabilities, float32 [n, classes]
+# pixels, float32 [n, height, width, channels] -> probabilities, float32 [n, classes]
+Classifier = Callable[[np.ndarray], np.ndarray]
 
 
 def load_model(path: str | os.PathLike[str]) -> keras.Model:
@@ -50,9 +51,10 @@ def to_saved_model(
 ) -> float:
     """Writes a SavedModel that serves, and trains on, without this package.
 
-    `tf.saved_model.load` gives a function (inputs, training=False), from float32 pixels [batch, height, width, 3] to
-    probabilities [batch, classes], with `variables`, `trainable_variables` and, if given, `labels.asset_path`. Its
-    signature `serving_default` takes `inputs` and gives `probabilities` and `classes`, int32 [batch], the likeliest.
+    `tf.saved_model.load` gives a function (inputs, training=False), from pixels, float32 [batch, height, width,
+    channels], to probabilities [batch, classes], with `variables`, `trainable_variables` and, if given,
+    `labels.asset_path`. Its signature `serving_default` takes `inputs` and gives `probabilities` and `classes`, int32
+    [batch], the likeliest.
     Either the whole SavedModel comes to stand at `path`, or what was there stays.
 
     Args:
@@ -77,15 +79,18 @@ def to_saved_model(
         return _compare(model, load_saved_model(new), "SavedModel")
 
 
-def to_tflite(model: keras.Model, path: str | os.PathLike[str], *, overwrite: bool = False) -> float:
-    """Writes a TFLite file: float32, one image a call, built-in operations only.
+def to_tflite(
+    model: keras.Model, path: str | os.PathLike[str], *, dynamic_batch: bool = False, overwrite: bool = False
+) -> float:
+    """Writes a TFLite file: float32, built-in operations only.
 
-    Its signature `serving_default` takes `inputs`, pixels [1, height, width, 3], and gives `probabilities`
+    Its signature `serving_default` takes `inputs`, pixels [1, height, width, channels], and gives `probabilities`
     [1, classes]. Either the whole file comes to stand at `path`, or what was there stays.
 
     Args:
         model: a classifier of images of one size.
         path: of the file to write.
+        dynamic_batch: whether a call takes any number of images, [batch, height, width, channels], in place of one.
         overwrite: whether to replace a file that is there.
 
     Returns:
@@ -108,7 +113,7 @@ def to_tflite(model: keras.Model, path: str | os.PathLike[str], *, overwrite: bo
             'keras.config.set_dtype_policy("float32") and give it the same weights.'
         )
     with _replacing(path, overwrite, is_ours=Path.is_file) as new, _quietly():
-        new.write_bytes(_convert(model))
+        new.write_bytes(_convert(model, None if dynamic_batch else 1))
         return _compare(model, load_tflite(new), "TFLite file")
 
 
@@ -126,8 +131,11 @@ def load_tflite(path: str | os.PathLike[str]) -> Classifier:
     """Loads what `to_tflite` wrote, as a function from images to probabilities."""
     runner = Interpreter(os.fspath(path), num_threads=TFLITE_THREADS).get_signature_runner("serving_default")
     classes = runner.get_output_details()["probabilities"]["shape"][-1]
+    any_batch = runner.get_input_details()["inputs"]["shape_signature"][0] == -1
 
     def classify(images):
+        if any_batch:
+            return runner(inputs=np.asarray(images, "float32"))["probabilities"]
         probabilities = np.empty((len(images), classes), "float32")
         for row, image in zip(probabilities, np.asarray(images, "float32"), strict=True):
             row[:] = runner(inputs=image[np.newaxis])["probabilities"][0]
@@ -150,9 +158,9 @@ def _check_model(model):
             ".keras, and load and export that under KERAS_BACKEND=tensorflow."
         )
     shapes = [tuple(tensor.shape) for tensor in (*model.inputs, *model.outputs)]
-    if [len(shape) for shape in shapes] != [4, 2] or shapes[0][3] != 3:
+    if [len(shape) for shape in shapes] != [4, 2]:
         raise ValueError(
-            "Only a classifier can be exported: from images [batch, height, width, 3] to probabilities "
+            "Only a classifier can be exported: from images [batch, height, width, channels] to probabilities "
             f"[batch, classes]. {model.name} has inputs and outputs {shapes}. Was it built with include_top=True?"
         )
 
@@ -247,8 +255,8 @@ def _save(model, path, labels):
         raise OSError(f"TensorFlow could not write the SavedModel: {error.message}") from error
 
 
-def _convert(model) -> bytes:
-    spec = tf.TensorSpec((1, *model.input_shape[1:]), tf.float32, name="inputs")
+def _convert(model, batch_size) -> bytes:
+    spec = tf.TensorSpec((batch_size, *model.input_shape[1:]), tf.float32, name="inputs")
     serve = tf.function(lambda inputs: {"probabilities": model(inputs, training=False)}, input_signature=[spec])
     holder = _hold(model)
     holder.serve = serve
@@ -268,7 +276,8 @@ def _hold(model):
 
 def _compare(model, function: Classifier, what: str) -> float:
     """The largest difference between the probabilities of a file and of its model; raises if it is too large."""
-    images = _make_images(*(size or FREE_SIZE for size in model.input_shape[1:3]))
+    _, height, width, channels = model.input_shape
+    images = _make_images(height or FREE_SIZE, width or FREE_SIZE, channels)
     with _full_precision():
         expected = model(images, training=False).numpy()
         found = function(images)
@@ -286,12 +295,12 @@ def _compare(model, function: Classifier, what: str) -> float:
     return difference
 
 
-def _make_images(height, width):
-    """Random images, float32 [3, height, width, 3] from 0 to 255: coarse patches, finer ones, single pixels."""
+def _make_images(height, width, channels):
+    """Random images, float32 [3, height, width, channels] from 0 to 255: coarse patches, finer ones, single pixels."""
     random = np.random.default_rng(0)
-    images = np.empty((3, height, width, 3), "float32")
+    images = np.empty((3, height, width, channels), "float32")
     for image, patch in zip(images, (32, 8, 1), strict=True):
-        patches = random.uniform(0, 255, (-(-height // patch), -(-width // patch), 3))
+        patches = random.uniform(0, 255, (-(-height // patch), -(-width // patch), channels))
         image[:] = patches.repeat(patch, axis=0).repeat(patch, axis=1)[:height, :width]
     return images
 

@@ -1,6 +1,7 @@
 """The layers that Keras lacks."""
 
 import keras
+from keras import ops
 
 if keras.backend.backend() == "tensorflow":
     import tensorflow as tf
@@ -47,3 +48,137 @@ class BatchNormalization(keras.layers.BatchNormalization):
             for moving, batch in ((self.moving_mean, mean), (self.moving_variance, biased)):
                 moving.assign(moving * self.momentum + batch * (1.0 - self.momentum))
         return outputs
+
+
+@keras.saving.register_keras_serializable(package="keras_efficientnet")
+class PerExpert(keras.initializers.Initializer):
+    """Draws the kernel of each expert by itself, by the shape of one: the fan of a kernel does not count the experts.
+
+    Args:
+        initializer: of one kernel; an initializer, its name or its configuration.
+    """
+
+    def __init__(self, initializer):
+        self.initializer = keras.initializers.get(initializer)
+
+    def __call__(self, shape, dtype=None, **keywords):
+        each = [self.initializer.clone() for _ in range(shape[0])]  # a clone of one without a seed draws anew
+        return ops.stack([draw(shape[1:], dtype=dtype, **keywords) for draw in each])
+
+    def get_config(self):
+        return {"initializer": keras.initializers.serialize(self.initializer)}
+
+
+class _Experts(keras.layers.Layer):
+    """What the two convolutions share: their kernels, and the sum over experts of what each puts out."""
+
+    def __init__(self, kernel_size, experts, *, strides=1, padding="same", kernel_initializer="he_normal", **keywords):
+        super().__init__(**keywords)
+        if experts < 1:
+            raise ValueError(f"`experts` must be at least 1. Received: experts={experts}")
+        self.kernel_size, self.experts, self.strides, self.padding = kernel_size, experts, strides, padding
+        self.kernel_initializer = keras.initializers.get(kernel_initializer)
+
+    def build(self, input_shape):
+        features, routing = input_shape
+        if routing[-1] != self.experts:
+            raise ValueError(f"`routing` must be [batch, {self.experts}], as `experts`. Received: shape={routing}")
+        shape = (self.experts, self.kernel_size, self.kernel_size, *self._channels(features[-1]))
+        self.kernel = self.add_weight(shape=shape, initializer=PerExpert(self.kernel_initializer), name="kernel")
+
+    def compute_output_shape(self, input_shape):
+        features, _ = input_shape
+        sizes = [self._shrink(size) for size in features[1:3]]
+        return (features[0], *sizes, self._filters(features[-1]))
+
+    def _shrink(self, size):
+        if size is None:
+            return None
+        room = 0 if self.padding == "same" else self.kernel_size - 1
+        return -(-(size - room) // self.strides)
+
+    def _sum_of_outputs(self, convolve, features, routing):
+        weights = ops.reshape(routing, (-1, 1, 1, self.experts))
+        kernels = ops.unstack(ops.convert_to_tensor(self.kernel), self.experts)
+        total = 0
+        for expert, kernel in enumerate(kernels):
+            outputs = convolve(features, kernel, strides=self.strides, padding=self.padding)
+            total = total + outputs * weights[..., expert : expert + 1]
+        return total
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "kernel_size": self.kernel_size,
+            "experts": self.experts,
+            "strides": self.strides,
+            "padding": self.padding,
+            "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
+        }
+
+
+@keras.saving.register_keras_serializable(package="keras_efficientnet")
+class CondConv2D(_Experts):
+    """A convolution without bias whose kernel is, for each image, a weighted sum of those of several experts.
+
+    Takes `[features, routing]`: [batch, height, width, channels] and [batch, experts]. Any batch, also an unknown one.
+    A kernel of one pixel is mixed first and applied by a batched product of matrices; larger ones are applied each,
+    and their outputs summed, which is the same, as a convolution is linear.
+
+    Args:
+        filters: channels put out.
+        kernel_size: side of the window, in pixels.
+        experts: kernels to mix.
+        strides: in pixels, both ways.
+        padding: "same" or "valid".
+        kernel_initializer: of the kernel of one expert.
+
+    Raises:
+        ValueError: no expert, or a routing for another number of them.
+
+    Source: Yang et al. 2019, arxiv.org/abs/1904.04971, section 3.
+    """
+
+    def __init__(self, filters, kernel_size, experts, **keywords):
+        super().__init__(kernel_size, experts, **keywords)
+        self.filters = filters
+
+    def _channels(self, inputs):
+        return inputs, self.filters
+
+    def _filters(self, inputs):
+        return self.filters
+
+    def call(self, inputs):
+        features, routing = inputs
+        if self.kernel_size > 1 or self.strides > 1:
+            return self._sum_of_outputs(ops.conv, features, routing)
+        inputs_count = features.shape[-1]
+        flat = ops.reshape(self.kernel, (self.experts, inputs_count * self.filters))
+        kernels = ops.reshape(ops.matmul(routing, flat), (-1, inputs_count, self.filters))
+        batch, height, width, _ = ops.shape(features)
+        pixels = ops.reshape(features, (batch, height * width, inputs_count))
+        return ops.reshape(ops.matmul(pixels, kernels), (batch, height, width, self.filters))
+
+    def get_config(self):
+        return {**super().get_config(), "filters": self.filters}
+
+
+@keras.saving.register_keras_serializable(package="keras_efficientnet")
+class DepthwiseCondConv2D(_Experts):
+    """As `CondConv2D`, but filters each channel alone. Each expert filters, and their outputs are summed.
+
+    Args:
+        kernel_size, experts, strides, padding, kernel_initializer: as in `CondConv2D`.
+
+    Source: Yang et al. 2019, arxiv.org/abs/1904.04971, section 4.
+    """
+
+    def _channels(self, inputs):
+        return inputs, 1
+
+    def _filters(self, inputs):
+        return inputs
+
+    def call(self, inputs):
+        return self._sum_of_outputs(ops.depthwise_conv, *inputs)

@@ -14,12 +14,11 @@ import numpy as np
 from keras import layers
 
 from keras_efficientnet.architectures import (
-    MEAN_RGB,
-    STDDEV_RGB,
     TOTAL_STRIDE,
     VARIANTS,
     Variant,
     blocks,
+    find_variant,
     head_filters,
     official_name,
     stem_filters,
@@ -50,14 +49,15 @@ def make_model(
     Args:
         variant: the row; may be one of your own.
         include_top: whether pooling, dropout and classifier are part of it.
-        weights: None for random ones, or the path of a `.weights.h5` or `.keras` file of this package.
-        input_tensor: tensor of another model's graph to build on, [batch, height, width, 3].
-        input_shape: (height, width, 3), each size at least 32, or None for any. By default the variant's resolution,
-            and (None, None, 3) without the top.
+        weights: None for random ones, or the path of a file: see `load_weights`.
+        input_tensor: tensor of another model's graph to build on, [batch, height, width, channels].
+        input_shape: (height, width, channels), each size at least 32, or None for any. By default the variant's
+            resolution in RGB, and (None, None, 3) without the top.
         pooling: without the top, what follows the last activation: None, "avg" or "max".
         classes: outputs of the classifier.
         classifier_activation: name in `keras.activations`; None for logits.
         include_preprocessing: whether it takes pixels from 0 to 255 and normalises them; else see `preprocess_input`.
+            One channel is normalised by the average of the variant's three; more than three take them in turn.
         dropout_rate: before the classifier, in [0, 1); the variant's own by default.
         drop_path_rate: chance in [0, 1) that training skips the last block for an image; of block i of n, i / n of it.
         name: of the model.
@@ -68,7 +68,7 @@ def make_model(
     """
     _check(pooling, classes, dropout_rate, drop_path_rate)
     image = _make_input(variant, include_top, input_tensor, input_shape)
-    x = _extract(_normalize(image) if include_preprocessing else image, variant, drop_path_rate)
+    x = _extract(_normalize(image, variant) if include_preprocessing else image, variant, drop_path_rate)
     if include_top:
         rate = variant.dropout if dropout_rate is None else dropout_rate
         x = classify(x, classes, dropout_rate=rate, activation=classifier_activation)
@@ -82,11 +82,12 @@ def make_model(
 
 
 def _extract(x, variant, drop_path_rate):
-    x = convolve(x, stem_filters(variant), kernel=3, stride=2, name="stem")
+    common = {"variant": variant, "activation": variant.activation}
+    x = convolve(x, stem_filters(variant), kernel=3, stride=2, name="stem", **common)
     specs = blocks(variant)
     for index, spec in enumerate(specs):
-        x = mbconv(x, spec, drop_path_rate=drop_path_rate * index / len(specs))
-    return convolve(x, head_filters(variant), kernel=1, name="top")
+        x = mbconv(x, spec, variant, drop_path_rate=drop_path_rate * index / len(specs))
+    return convolve(x, head_filters(variant), kernel=1, name="top", **common)
 
 
 def _check(pooling, classes, dropout_rate, drop_path_rate):
@@ -111,20 +112,30 @@ def _make_input(variant, include_top, input_tensor, input_shape):
     else:
         side = variant.resolution if include_top else None
         shape = (side, side, 3) if input_shape is None else tuple(input_shape)
-    if len(shape) != 3 or shape[2] != 3 or any(size is not None and size < TOTAL_STRIDE for size in shape[:2]):
+    if len(shape) != 3 or not shape[2] or any(size is not None and size < TOTAL_STRIDE for size in shape[:2]):
         raise ValueError(
-            "The input must be (height, width, 3) with height and width at least "
-            f"{TOTAL_STRIDE} (the total stride) or None for any. Received: {shape}"
+            "The input must be (height, width, channels) with height and width at least "
+            f"{TOTAL_STRIDE} (the total stride) or None for any, and channels 1 or more. Received: {shape}"
         )
     if input_tensor is None:
         return keras.Input(shape, name="image")
     return input_tensor if keras.backend.is_keras_tensor(input_tensor) else keras.Input(tensor=input_tensor)
 
 
-def _normalize(images):
-    scale = [1 / deviation for deviation in STDDEV_RGB]
-    offset = [-mean / deviation for mean, deviation in zip(MEAN_RGB, STDDEV_RGB, strict=True)]
-    return layers.Rescaling(scale, offset, name="normalization")(images)
+def _normalize(images, variant):
+    mean, deviation = _statistics(variant, images.shape[-1])
+    scale, offset = 1 / deviation, -mean / deviation
+    if len(set(scale)) == len(set(offset)) == 1:
+        scale, offset = scale[:1], offset[:1]
+    return layers.Rescaling(scale.tolist(), offset.tolist(), name="normalization")(images)
+
+
+def _statistics(variant, channels):
+    """Mean and deviation of each of an image's channels: RGB in turn, and the average of the three for one."""
+    mean, deviation = np.array(variant.mean), np.array(variant.deviation)
+    if channels == 1:
+        return mean.mean(keepdims=True), deviation.mean(keepdims=True)
+    return np.resize(mean, channels), np.resize(deviation, channels)
 
 
 def builder(variant_name: str) -> Callable[..., keras.Model]:
@@ -132,16 +143,22 @@ def builder(variant_name: str) -> Callable[..., keras.Model]:
 
     @functools.wraps(make_model)
     def build(*arguments, name=None, **keywords):
-        return make_model(VARIANTS[variant_name], *arguments, name=name or variant_name.replace("-", ""), **keywords)
+        return make_model(VARIANTS[variant_name], *arguments, name=name or model_name, **keywords)
 
-    letters = variant_name.removeprefix("efficientnet-").upper()
-    build.__name__ = build.__qualname__ = f"EfficientNet{letters}"
+    model_name = variant_name.replace("-", "", 1).replace("-", "_").lower()
+    build.__name__ = build.__qualname__ = builder_name(variant_name)
     signature = inspect.signature(make_model)
     _, *others = signature.parameters.values()
     build.__signature__ = signature.replace(parameters=others)  # type: ignore[attr-defined]
     build.__doc__ = (make_model.__doc__ or "").replace("the network of a row of the table", variant_name)
     build.__doc__ = re.sub(r" *variant: .*\n", "", build.__doc__)
     return build
+
+
+def builder_name(variant_name: str) -> str:
+    """The builder's name: "efficientnet-condconv-b0-4e" is built by `EfficientNetCondConvB0_4E`."""
+    words = {"condconv": "CondConv", "edgetpu": "EdgeTPU", "4e": "_4E", "8e": "_8E"}
+    return "EfficientNet" + "".join(words.get(word, word.capitalize()) for word in variant_name.split("-")[1:])
 
 
 BUILDERS = {name: builder(name) for name in VARIANTS}
@@ -155,6 +172,28 @@ EfficientNetB6 = BUILDERS["efficientnet-b6"]
 EfficientNetB7 = BUILDERS["efficientnet-b7"]
 EfficientNetB8 = BUILDERS["efficientnet-b8"]
 EfficientNetL2 = BUILDERS["efficientnet-l2"]
+EfficientNetCondConvB0_4E = BUILDERS["efficientnet-condconv-b0-4e"]
+EfficientNetCondConvB0_8E = BUILDERS["efficientnet-condconv-b0-8e"]
+EfficientNetCondConvB1_8E = BUILDERS["efficientnet-condconv-b1-8e"]
+EfficientNetB1Pruned = BUILDERS["efficientnet-b1-pruned"]
+EfficientNetB2Pruned = BUILDERS["efficientnet-b2-pruned"]
+EfficientNetB3Pruned = BUILDERS["efficientnet-b3-pruned"]
+EfficientNetLite0 = BUILDERS["efficientnet-lite0"]
+EfficientNetLite1 = BUILDERS["efficientnet-lite1"]
+EfficientNetLite2 = BUILDERS["efficientnet-lite2"]
+EfficientNetLite3 = BUILDERS["efficientnet-lite3"]
+EfficientNetLite4 = BUILDERS["efficientnet-lite4"]
+EfficientNetEdgeTPUS = BUILDERS["efficientnet-edgetpu-S"]
+EfficientNetEdgeTPUM = BUILDERS["efficientnet-edgetpu-M"]
+EfficientNetEdgeTPUL = BUILDERS["efficientnet-edgetpu-L"]
+EfficientNetB0Torch = BUILDERS["efficientnet-b0-torch"]
+EfficientNetB1Torch = BUILDERS["efficientnet-b1-torch"]
+EfficientNetB2Torch = BUILDERS["efficientnet-b2-torch"]
+EfficientNetB3Torch = BUILDERS["efficientnet-b3-torch"]
+EfficientNetB4Torch = BUILDERS["efficientnet-b4-torch"]
+EfficientNetB5Torch = BUILDERS["efficientnet-b5-torch"]
+EfficientNetB6Torch = BUILDERS["efficientnet-b6-torch"]
+EfficientNetB7Torch = BUILDERS["efficientnet-b7-torch"]
 
 
 def create_model(model_name: str, **arguments) -> keras.Model:
@@ -175,26 +214,54 @@ def list_models(pattern: str = "*") -> list[str]:
     return fnmatch.filter(VARIANTS, pattern)
 
 
+def features(model: keras.Model) -> keras.Model:
+    """The network without its head, for detection and segmentation: the last map of each size.
+
+    Args:
+        model: built by this package or loaded from its file, with or without a top; the result shares its weights.
+
+    Returns:
+        A model from the same input to a dictionary of "P1" to "P5", the outputs of the last blocks at strides 2, 4, 8,
+        16 and 32: P`n` is [batch, ceil(height / 2 ** n), ceil(width / 2 ** n), channels].
+
+    Raises:
+        ValueError: the model has no blocks of an EfficientNet.
+    """
+    ends: dict[int, Any] = {}
+    stride = 2  # of the stem
+    for layer in model.layers:
+        place = re.fullmatch(r"block\d+[a-z]+_(dwconv|expand_conv|project_bn|add)", layer.name)
+        if place and place[1] in ("dwconv", "expand_conv"):
+            stride *= np.max(layer.strides)
+        elif place:
+            ends[int(stride)] = layer.output
+    if [*ends] != [2, 4, 8, 16, 32]:
+        raise ValueError(
+            f"`model` must be an EfficientNet of this package. {model.name} has maps at strides {[*ends]}."
+        )
+    return keras.Model(model.input, {f"P{n}": x for n, x in enumerate(ends.values(), 1)}, name=f"{model.name}_features")
+
+
 def preprocess_input(images, model_name: str = "efficientnet-b0"):
     """Normalises pixels for a network built with `include_preprocessing=False`.
 
     Args:
-        images: values from 0 to 255, [..., height, width, 3]; array or tensor of any type.
+        images: values from 0 to 255, [..., height, width, channels]; array or tensor of any type.
         model_name: the network they are for.
 
     Returns:
-        (images - mean) / deviation of ImageNet, channel by channel, in floating point; same shape.
+        (images - mean) / deviation of the network's own pixels, channel by channel, in floating point; same shape. One
+        channel takes the average of the three of RGB, more than three take them in turn.
 
     Raises:
-        ValueError: unknown model, or the last axis is not RGB.
+        ValueError: unknown model.
     """
-    official_name(model_name)
-    if images.shape[-1] != 3:
-        raise ValueError(f"`images` must be [..., height, width, 3]. Received: shape={tuple(images.shape)}")
+    statistics = _statistics(find_variant(model_name), images.shape[-1])
     if isinstance(images, np.ndarray):
-        return (images.astype("float32") - np.array(MEAN_RGB, "float32")) / np.array(STDDEV_RGB, "float32")
+        mean, deviation = (values.astype("float32") for values in statistics)
+        return (images.astype("float32") - mean) / deviation
     pixels = keras.ops.cast(images, keras.config.floatx())
-    mean, deviation = (keras.ops.convert_to_tensor(values, pixels.dtype) for values in (MEAN_RGB, STDDEV_RGB))
+    mean, deviation = (keras.ops.convert_to_tensor(values, pixels.dtype) for values in statistics)
     return (pixels - mean) / deviation
 
 

@@ -31,6 +31,12 @@ class Layer(NamedTuple):
     outputs: int
     side: int  # of the map it puts out, in pixels
     batch_norm: bool  # follows; otherwise the layer has a bias
+    experts: int = 0  # kernels that are mixed for each image; 0: there is one
+
+    @property
+    def weights(self) -> int:
+        """Of one kernel."""
+        return self.kernel**2 * self.inputs * self.outputs
 
 
 def layers(variant: Variant, resolution: int, classes: int) -> Iterator[Layer]:
@@ -46,14 +52,20 @@ def layers(variant: Variant, resolution: int, classes: int) -> Iterator[Layer]:
 
 
 def _block_layers(spec: BlockSpec, side: int) -> Iterator[Layer]:
-    name, wide, squeezed = spec.name, spec.filters_wide, spec.filters_squeezed
+    name, wide, squeezed, experts = spec.name, spec.filters_wide, spec.filters_squeezed, spec.experts
     smaller = math.ceil(side / spec.stride)
-    if spec.widens:
-        yield Layer(f"{name}_expand", 1, spec.filters_in, wide, side, True)
-    yield Layer(f"{name}_dwconv", spec.kernel, 1, wide, smaller, True)
-    yield Layer(f"{name}_se_reduce", 1, wide, squeezed, 1, False)
-    yield Layer(f"{name}_se_expand", 1, squeezed, wide, 1, False)
-    yield Layer(f"{name}_project", 1, wide, spec.filters_out, smaller, True)
+    if experts:
+        yield Layer(f"{name}_routing", 1, spec.filters_in, experts, 1, False)
+    if spec.fused:
+        yield Layer(f"{name}_expand", spec.kernel, spec.filters_in, wide, smaller, True, experts)
+    else:
+        if spec.widens:
+            yield Layer(f"{name}_expand", 1, spec.filters_in, wide, side, True, experts)
+        yield Layer(f"{name}_dwconv", spec.kernel, 1, wide, smaller, True, experts)
+    if squeezed:
+        yield Layer(f"{name}_se_reduce", 1, wide, squeezed, 1, False)
+        yield Layer(f"{name}_se_expand", 1, squeezed, wide, 1, False)
+    yield Layer(f"{name}_project", 1, wide, spec.filters_out, smaller, True, experts)
 
 
 def profile(model: str | Variant, resolution: int | None = None, classes: int = 1000) -> Profile:
@@ -65,8 +77,8 @@ def profile(model: str | Variant, resolution: int | None = None, classes: int = 
         classes: outputs of the classifier; 0 leaves it out.
 
     Returns:
-        The counts. Multiply-adds are those of convolutions and dense layers: nothing for normalisation,
-        activation, pooling and addition. A paper's "FLOPS" are usually these.
+        The counts. Multiply-adds are those of convolutions and dense layers, and of mixing the kernels of experts:
+        nothing for normalisation, activation, pooling and addition. A paper's "FLOPS" are usually these.
 
     Raises:
         ValueError: unknown model, or `resolution` or `classes` out of range.
@@ -79,11 +91,10 @@ def profile(model: str | Variant, resolution: int | None = None, classes: int = 
             f"Received: resolution={resolution}, classes={classes}"
         )
     rows = tuple(layers(variant, resolution, classes))
-    weights = [row.kernel**2 * row.inputs * row.outputs for row in rows]
     return Profile(
-        parameters=sum(weights) + sum(row.outputs * (2 if row.batch_norm else 1) for row in rows),
+        parameters=sum(row.weights * max(1, row.experts) + row.outputs * (2 if row.batch_norm else 1) for row in rows),
         statistics=sum(2 * row.outputs for row in rows if row.batch_norm),
-        macs=sum(count * row.side**2 for count, row in zip(weights, rows, strict=True)),
+        macs=sum(row.weights * (row.side**2 + row.experts) for row in rows),
         activations=sum(row.outputs * row.side**2 for row in rows),
         resolution=resolution,
     )

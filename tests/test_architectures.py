@@ -1,3 +1,4 @@
+import fnmatch
 import math
 
 import pytest
@@ -28,6 +29,58 @@ COEFFICIENTS = {
     "efficientnet-b7": (2.0, 3.1, 600, 0.5, 64, 2560),
     "efficientnet-b8": (2.2, 3.6, 672, 0.5, 72, 2816),
     "efficientnet-l2": (4.3, 5.3, 800, 0.5, 136, 5504),
+    # the same repository: condconv/, lite/ and edgetpu/, *_builder.py; CondConv B1 at timm's 240 pixels, not its 224
+    "efficientnet-condconv-b0-4e": (1.0, 1.0, 224, 0.25, 32, 1280),
+    "efficientnet-condconv-b0-8e": (1.0, 1.0, 224, 0.25, 32, 1280),
+    "efficientnet-condconv-b1-8e": (1.0, 1.1, 240, 0.25, 32, 1280),
+    # timm, efficientnet.py, efficientnet_b1_pruned and so on: the coefficients of B1 to B3
+    "efficientnet-b1-pruned": (1.0, 1.1, 240, 0.2, 32, 1280),
+    "efficientnet-b2-pruned": (1.1, 1.2, 260, 0.3, 32, 1408),
+    "efficientnet-b3-pruned": (1.2, 1.4, 300, 0.3, 40, 1536),
+    "efficientnet-lite0": (1.0, 1.0, 224, 0.2, 32, 1280),
+    "efficientnet-lite1": (1.0, 1.1, 240, 0.2, 32, 1280),
+    "efficientnet-lite2": (1.1, 1.2, 260, 0.3, 32, 1280),
+    "efficientnet-lite3": (1.2, 1.4, 280, 0.3, 32, 1280),
+    "efficientnet-lite4": (1.4, 1.8, 300, 0.3, 32, 1280),
+    "efficientnet-edgetpu-S": (1.0, 1.0, 224, 0.2, 32, 1280),
+    "efficientnet-edgetpu-M": (1.0, 1.1, 240, 0.2, 32, 1280),
+    "efficientnet-edgetpu-L": (1.2, 1.4, 300, 0.2, 40, 1536),
+    # torchvision, efficientnet.py, efficientnet_b0 and so on, and the crop_size of their first weights
+    "efficientnet-b0-torch": (1.0, 1.0, 224, 0.2, 32, 1280),
+    "efficientnet-b1-torch": (1.0, 1.1, 240, 0.2, 32, 1280),
+    "efficientnet-b2-torch": (1.1, 1.2, 288, 0.3, 32, 1408),
+    "efficientnet-b3-torch": (1.2, 1.4, 300, 0.3, 40, 1536),
+    "efficientnet-b4-torch": (1.4, 1.8, 380, 0.4, 48, 1792),
+    "efficientnet-b5-torch": (1.6, 2.2, 456, 0.4, 48, 2048),
+    "efficientnet-b6-torch": (1.8, 2.6, 528, 0.5, 56, 2304),
+    "efficientnet-b7-torch": (2.0, 3.1, 600, 0.5, 64, 2560),
+}
+
+# of the default weights: timm 1.0.31, default_cfgs, crop_pct; -torch: torchvision 0.28.0, crop_size / resize_size.
+# Lite3 and Lite4 have other resolutions there, and fractions to match
+CROP_FRACTIONS = {
+    **{f"efficientnet-b{n}": x for n, x in enumerate((0.875, 0.882, 0.89, 0.904, 0.922, 0.934, 0.942, 0.949, 0.954))},
+    "efficientnet-l2": 0.961,
+    "efficientnet-condconv-b0-4e": 0.875,
+    "efficientnet-condconv-b0-8e": 0.875,
+    "efficientnet-condconv-b1-8e": 0.882,
+    "efficientnet-b1-pruned": 0.882,
+    "efficientnet-b2-pruned": 0.89,
+    "efficientnet-b3-pruned": 0.904,
+    "efficientnet-lite0": 0.875,
+    "efficientnet-lite1": 0.882,
+    "efficientnet-lite2": 0.89,
+    "efficientnet-edgetpu-S": 0.875,
+    "efficientnet-edgetpu-M": 0.882,
+    "efficientnet-edgetpu-L": 0.904,
+    "efficientnet-b0-torch": 224 / 256,
+    "efficientnet-b1-torch": 240 / 256,
+    "efficientnet-b2-torch": 1.0,
+    "efficientnet-b3-torch": 300 / 320,
+    "efficientnet-b4-torch": 380 / 384,
+    "efficientnet-b5-torch": 1.0,
+    "efficientnet-b6-torch": 1.0,
+    "efficientnet-b7-torch": 1.0,
 }
 
 # channels put out by each stage, and its blocks: the official code's graphs, counted
@@ -72,13 +125,58 @@ print(sorted(name for name in sys.modules if name.split(".")[0] in ("keras", "te
 
 
 def test_every_variant_is_in_the_expected_tables():
-    assert list(VARIANTS) == list(COEFFICIENTS) == list(STAGE_SHAPES)
+    assert list(VARIANTS) == list(COEFFICIENTS)
+    assert list(VARIANTS)[:10] == list(STAGE_SHAPES)
+    assert set(VARIANTS) - set(CROP_FRACTIONS) == {"efficientnet-lite3", "efficientnet-lite4"}
 
 
 @pytest.mark.parametrize("name", COEFFICIENTS)
 def test_coefficients_are_the_published_ones(name):
     variant = VARIANTS[name]
-    assert (*variant, stem_filters(variant), head_filters(variant)) == COEFFICIENTS[name]
+    assert (*variant[:4], stem_filters(variant), head_filters(variant)) == COEFFICIENTS[name]
+
+
+@pytest.mark.parametrize("name", CROP_FRACTIONS)
+def test_evaluation_crops_the_published_fraction(name):
+    assert VARIANTS[name].crop_fraction == pytest.approx(CROP_FRACTIONS[name], abs=1e-3)
+
+
+# mean and deviation of pixels, activation, resizing: tensorflow/tpu, the builders and main.py; pruned: timm; -torch:
+# torchvision, transforms of the weights
+@pytest.mark.parametrize(
+    ("pattern", "mean", "deviation", "activation", "interpolation", "padding"),
+    [
+        ("b?", (123.675, 116.28, 103.53), (58.395, 57.12, 57.375), "swish", "bicubic", "same"),
+        ("l2", (123.675, 116.28, 103.53), (58.395, 57.12, 57.375), "swish", "bicubic", "same"),
+        ("condconv-*", (127, 127, 127), (128, 128, 128), "swish", "bicubic", "same"),
+        ("b?-pruned", (127.5, 127.5, 127.5), (127.5, 127.5, 127.5), "swish", "bicubic", "same"),
+        ("lite?", (127, 127, 127), (128, 128, 128), "relu6", "bilinear", "same"),
+        ("edgetpu-?", (127, 127, 127), (128, 128, 128), "relu", "bilinear", "same"),
+        ("b?-torch", (123.675, 116.28, 103.53), (58.395, 57.12, 57.375), "swish", "bicubic", "symmetric"),
+    ],
+)
+def test_each_kind_has_its_published_card(pattern, mean, deviation, activation, interpolation, padding):
+    names = fnmatch.filter(VARIANTS, f"efficientnet-{pattern}")
+    assert names
+    for name in names:
+        row = VARIANTS[name]
+        assert (row.mean, row.deviation) == (pytest.approx(mean), pytest.approx(deviation)), name
+        assert (row.activation, row.interpolation, row.padding) == (activation, interpolation, padding), name
+        # torchvision, efficientnet.py: B0 to B4 with PyTorch's own 1e-5, B5 to B7 with eps=0.001
+        assert row.epsilon == (1e-5 if name.endswith("-torch") and name[14] in "01234" else 1e-3), name
+
+
+def test_accuracies_are_those_of_the_model_cards():
+    # the cards of timm that state also the megabytes of their files
+    cards = {name: (x.top_1, x.top_5, x.megabytes) for name, x in VARIANTS.items() if x.megabytes}
+    assert cards == {
+        "efficientnet-condconv-b0-4e": (77.324, 93.334, 51.01),
+        "efficientnet-condconv-b0-8e": (77.956, 93.638, 91.83),
+        "efficientnet-condconv-b1-8e": (79.318, 94.384, 151.83),
+        "efficientnet-b1-pruned": (78.252, 93.820, 24.41),
+        "efficientnet-b2-pruned": (79.904, 94.838, 32.00),
+        "efficientnet-b3-pruned": (80.864, 95.266, 37.93),
+    }
 
 
 @pytest.mark.parametrize("name", STAGE_SHAPES)
@@ -92,7 +190,7 @@ def test_stages_have_the_published_channels_and_repeats(name):
 
 
 def test_blocks_of_b0_are_the_published_ones():
-    assert [tuple(row)[1:] for row in blocks(VARIANTS["efficientnet-b0"])] == B0_BLOCKS
+    assert [tuple(row)[1:7] for row in blocks(VARIANTS["efficientnet-b0"])] == B0_BLOCKS
 
 
 def test_only_the_first_stage_does_not_widen():
@@ -150,17 +248,28 @@ def test_official_names_stand_for_themselves(name):
 
 
 @pytest.mark.parametrize(
-    ("timm", "official"), [("tf_efficientnet_b0", "efficientnet-b0"), ("tf_efficientnet_l2", "efficientnet-l2")]
+    ("timm", "official"),
+    [
+        ("tf_efficientnet_b0", "efficientnet-b0"),
+        ("tf_efficientnet_l2", "efficientnet-l2"),
+        ("tf_efficientnet_cc_b0_4e", "efficientnet-condconv-b0-4e"),
+        ("tf_efficientnet_cc_b1_8e", "efficientnet-condconv-b1-8e"),
+        ("efficientnet-condconv-b0-8e-depth", "efficientnet-condconv-b1-8e"),  # the official code's
+        ("efficientnet_b1_pruned", "efficientnet-b1-pruned"),
+        ("tf_efficientnet_lite4", "efficientnet-lite4"),
+        ("tf_efficientnet_es", "efficientnet-edgetpu-S"),
+        ("efficientnet_b0", "efficientnet-b0-torch"),
+    ],
 )
 def test_timms_names_are_known(timm, official):
     assert official_name(timm) == official
     assert find_variant(timm) is VARIANTS[official]
 
 
-@pytest.mark.parametrize("name", ["efficientnet-b9", "efficientnet_b0", "tf_efficientnet_b9", "EfficientNetB0", ""])
+@pytest.mark.parametrize("name", ["efficientnet-b9", "efficientnet_b5", "tf_efficientnet_b9", "EfficientNetB0", ""])
 def test_an_unknown_name_is_an_error_that_lists_the_known(name):
     for find in (official_name, find_variant):
-        with pytest.raises(ValueError, match=f"Unknown model '{name}'. Choose one of: efficientnet-b0, .*-l2"):
+        with pytest.raises(ValueError, match=f"Unknown model '{name}'. Choose one of: efficientnet-b0, .*-l2, "):
             find(name)
 
 

@@ -54,6 +54,23 @@ def test_every_variant_has_its_builder():
     assert all(getattr(models, build.__name__) is build for build in models.BUILDERS.values())
 
 
+@pytest.mark.parametrize(
+    ("name", "builder", "model"),
+    [
+        ("efficientnet-l2", "EfficientNetL2", "efficientnetl2"),
+        ("efficientnet-condconv-b1-8e", "EfficientNetCondConvB1_8E", "efficientnetcondconv_b1_8e"),
+        ("efficientnet-b3-pruned", "EfficientNetB3Pruned", "efficientnetb3_pruned"),
+        ("efficientnet-lite0", "EfficientNetLite0", "efficientnetlite0"),
+        ("efficientnet-edgetpu-S", "EfficientNetEdgeTPUS", "efficientnetedgetpu_s"),
+        ("efficientnet-b0-torch", "EfficientNetB0Torch", "efficientnetb0_torch"),
+    ],
+)
+def test_builders_and_models_are_called_after_the_variant(monkeypatch, name, builder, model):
+    monkeypatch.setattr(models, "make_model", lambda variant, name: (variant, name))
+    assert getattr(models, builder) is models.BUILDERS[name]
+    assert models.BUILDERS[name]() == (VARIANTS[name], model)
+
+
 def test_a_builder_passes_every_argument_on(monkeypatch):
     monkeypatch.setattr(models, "make_model", lambda variant, **arguments: (variant, arguments))
     names = [name for name in inspect.signature(models.EfficientNetB2).parameters]
@@ -140,11 +157,14 @@ def test_the_graph_does_not_depend_on_the_weights(tiny, tmp_path):
         ({"dropout_rate": 1.0}, r"`dropout_rate` must be in \[0, 1\). Received: dropout_rate=1.0"),
         ({"dropout_rate": -0.1}, r"`dropout_rate` must be in \[0, 1\). Received: dropout_rate=-0.1"),
         ({"drop_path_rate": 1}, r"`drop_path_rate` must be in \[0, 1\). Received: drop_path_rate=1"),
-        ({"input_shape": (32, 32, 1)}, r"The input must be \(height, width, 3\).* Received: \(32, 32, 1\)"),
+        (
+            {"input_shape": (32, 32, None)},
+            r"The input must be \(height, width, channels\).* Received: \(32, 32, None\)",
+        ),
         ({"input_shape": (31, 32, 3)}, r"at least 32 \(the total stride\) or None .* Received: \(31, 32, 3\)"),
         ({"input_shape": (None, 16, 3)}, r"Received: \(None, 16, 3\)"),
         ({"input_shape": (32, 32)}, r"Received: \(32, 32\)"),
-        ({"input_tensor": np.zeros((1, 32, 32, 4), "float32")}, r"Received: \(32, 32, 4\)"),
+        ({"input_tensor": np.zeros((1, 16, 32, 3), "float32")}, r"Received: \(16, 32, 3\)"),
     ],
 )
 def test_an_argument_out_of_range_is_named_with_what_came(tiny, arguments, message):
@@ -177,11 +197,43 @@ def test_create_model_names_what_it_does_not_know():
 @pytest.mark.parametrize(
     ("pattern", "expected"),
     [
-        ("*", [*(f"efficientnet-b{number}" for number in range(9)), "efficientnet-l2"]),
+        ("*", list(VARIANTS)),
         ("*-b[67]", ["efficientnet-b6", "efficientnet-b7"]),
+        ("*condconv*", [f"efficientnet-condconv-{name}" for name in ("b0-4e", "b0-8e", "b1-8e")]),
         ("*l?", ["efficientnet-l2"]),
         ("b0", []),
     ],
 )
 def test_list_models_matches_as_a_shell_does(pattern, expected):
     assert models.list_models(pattern) == expected
+
+
+@pytest.mark.parametrize(
+    ("channels", "mean", "deviation"),
+    [(1, [114.495], [57.63]), (4, [123.675, 116.28, 103.53, 123.675], [58.395, 57.12, 57.375, 58.395])],
+)
+def test_other_channels_are_normalised_by_the_average_or_in_turn(tiny, channels, mean, deviation):
+    # by hand: (0.485 + 0.456 + 0.406) / 3 * 255 = 114.495, (0.229 + 0.224 + 0.225) / 3 * 255 = 57.63
+    images = np.random.default_rng(0).uniform(0, 255, (2, 32, 32, channels)).astype("float32")
+    model = models.make_model(tiny, input_shape=(32, 32, channels))
+    inner = keras.Model(model.input, model.get_layer("normalization").output)
+    expected = (images - mean) / deviation
+    np.testing.assert_allclose(inner(images), expected, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(models.preprocess_input(images), expected, rtol=0, atol=1e-5)
+    assert model.get_layer("stem_conv").get_weights()[0].shape == (3, 3, channels, 8)
+
+
+def test_features_say_what_they_need():
+    other = keras.Sequential([keras.Input((32, 32, 3)), keras.layers.Conv2D(4, 3)], name="other")
+    with pytest.raises(ValueError, match=r"`model` must be an EfficientNet of this package. other has maps at strides"):
+        models.features(other)
+
+
+def test_a_class_activation_map_is_the_classifier_applied_to_every_place(tiny):
+    """README.md's lines. Zhou et al. 2015, arxiv.org/abs/1512.04150: the mean of the map is the logit less its bias."""
+    model = make(tiny, input_shape=(None, None, 3))
+    last = keras.Model(model.input, model.get_layer("top_activation").output)
+    kernel, bias = model.get_layer("predictions").get_weights()
+    maps = last.predict(reference_images(2, 97, 65), verbose=0) @ kernel
+    assert maps.shape == (2, 4, 3, 10)
+    assert_close(maps.mean(axis=(1, 2)), predict(model, reference_images(2, 97, 65)) - bias)

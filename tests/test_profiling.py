@@ -28,10 +28,17 @@ def published(golden):
 
 
 def test_every_variant_has_published_counts(published):
-    assert set(published) == set(VARIANTS) == {name for name, _ in ACTIVATIONS}
+    assert set(published) == {name for name in VARIANTS if not name.endswith("-torch")}
+    assert {name for name, _ in ACTIVATIONS} == set(list(VARIANTS)[:10])
 
 
-@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("name", [name for name in VARIANTS if name.endswith("-torch")])
+def test_another_padding_does_not_change_the_counts(published, name):
+    # torchvision's table states the same parameters: 5,288,548 for B0, 66,347,960 for B7
+    assert profile(name).parameters == published[name.removesuffix("-torch")]["parameters"]
+
+
+@pytest.mark.parametrize("name", [name for name in VARIANTS if not name.endswith("-torch")])
 def test_parameter_counts_are_the_published_ones(published, name):
     counts = profile(name)
     assert counts.parameters == published[name]["parameters"]
@@ -39,7 +46,7 @@ def test_parameter_counts_are_the_published_ones(published, name):
     assert profile(name, classes=0).parameters == published[name]["parameters_without_top"]
 
 
-@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("name", [name for name in VARIANTS if not name.endswith("-torch")])
 def test_multiply_adds_are_the_published_ones_at_each_size(published, name):
     for side, macs in published[name]["macs"].items():
         assert profile(name, int(side)).macs == macs
@@ -72,11 +79,13 @@ def test_the_classifier_is_what_classes_add():
     assert with_top.activations - without.activations == 7
 
 
+@pytest.mark.parametrize("kind", ["efficientnet-b0", "efficientnet-condconv-b0-4e", "efficientnet-edgetpu-S"])
 @pytest.mark.parametrize("classes", [10, 0])
-def test_profile_counts_what_is_built(tiny, classes):
+def test_profile_counts_what_is_built(kind, classes):
     top = {"classes": classes} if classes else {"include_top": False}
-    model = models.make_model(tiny, **top)
-    counts = profile(tiny, classes=classes)
+    row = VARIANTS[kind]._replace(width=0.25, depth=0.5, resolution=32)
+    model = models.make_model(row, **top)
+    counts = profile(row, classes=classes)
     assert sum(math.prod(w.shape) for w in model.trainable_weights) == counts.parameters
     assert sum(math.prod(w.shape) for w in model.non_trainable_weights) == counts.statistics
 

@@ -1,0 +1,159 @@
+"""The convolutions that mix experts, against a loop over the images with Keras's own convolutions."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from reference import fill, reference_images
+
+from keras_efficientnet import models
+from keras_efficientnet.architectures import VARIANTS
+from keras_efficientnet.layers import CondConv2D, DepthwiseCondConv2D, PerExpert
+
+EXPERTS, CHANNELS, FILTERS = 3, 4, 6
+CASES = [
+    pytest.param(CondConv2D, {"filters": FILTERS, "kernel_size": 1}, id="pointwise"),
+    pytest.param(CondConv2D, {"filters": FILTERS, "kernel_size": 3}, id="full"),
+    pytest.param(CondConv2D, {"filters": FILTERS, "kernel_size": 1, "strides": 2}, id="pointwise_stride_2"),
+    pytest.param(CondConv2D, {"filters": FILTERS, "kernel_size": 3, "strides": 2, "padding": "valid"}, id="full_valid"),
+    pytest.param(DepthwiseCondConv2D, {"kernel_size": 3}, id="depthwise"),
+    pytest.param(DepthwiseCondConv2D, {"kernel_size": 5, "strides": 2}, id="depthwise_stride_2"),
+    pytest.param(DepthwiseCondConv2D, {"kernel_size": 5, "strides": 2, "padding": "valid"}, id="depthwise_valid"),
+]
+
+
+def make_inputs(batch=3, height=7, width=9):
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(batch, height, width, CHANNELS)).astype("float32")
+    return tf.constant(features), tf.constant(rng.uniform(size=(batch, EXPERTS)).astype("float32"))
+
+
+def make(kind, arguments):
+    keras.utils.set_random_seed(1)
+    layer = kind(experts=EXPERTS, **arguments)
+    layer.build([(None, 7, 9, CHANNELS), (None, EXPERTS)])
+    return layer
+
+
+def loop(layer, features, routing):
+    """Mixes the kernels of each image by numpy and convolves it alone, by TensorFlow's own operations."""
+    strides, padding = layer.strides, layer.padding.upper()
+    outputs = []
+    for image, weights in zip(features, routing, strict=True):
+        kernel = tf.einsum("e,ehwio->hwio", weights, layer.kernel.value)
+        convolve = tf.nn.depthwise_conv2d if isinstance(layer, DepthwiseCondConv2D) else tf.nn.conv2d
+        outputs.append(convolve(image[None], kernel, [1, strides, strides, 1], padding))
+    return tf.concat(outputs, axis=0)
+
+
+def differentiate(function, layer, features, routing):
+    with tf.GradientTape() as tape:
+        tape.watch([features, routing])
+        outputs = function(features, routing)
+        loss = tf.reduce_sum(tf.sin(outputs))
+    return [outputs, *tape.gradient(loss, [features, routing, layer.kernel.value])]
+
+
+def assert_same(ours, theirs, tolerance=1e-5):
+    for our, their in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(our, their, rtol=0, atol=tolerance * np.abs(their).max())
+
+
+@pytest.mark.parametrize(("kind", "arguments"), CASES)
+def test_each_image_is_convolved_with_its_own_mixture(kind, arguments):
+    layer, inputs = make(kind, arguments), make_inputs()
+    ours = differentiate(lambda *x: layer(x), layer, *inputs)
+    theirs = differentiate(lambda *x: loop(layer, *x), layer, *inputs)
+    assert_same(ours, theirs)
+    assert tuple(ours[0].shape) == layer.compute_output_shape([x.shape for x in inputs])
+
+
+@pytest.mark.parametrize("compiled", [False, True], ids=["graph", "xla"])
+@pytest.mark.parametrize(("kind", "arguments"), CASES)
+def test_one_graph_takes_every_batch_and_gives_the_eager_numbers(kind, arguments, compiled):
+    layer = make(kind, arguments)
+    size = 7 if compiled else None  # a depthwise gradient of unknown size is beyond XLA on the CPU
+    signature = [tf.TensorSpec((None, size, size and 9, CHANNELS)), tf.TensorSpec((None, EXPERTS))]
+    traced = tf.function(lambda *x: layer(x), input_signature=signature, jit_compile=compiled)
+    for batch in (1, 3, 5):
+        inputs = make_inputs(batch)
+        assert_same([traced(*inputs)], [loop(layer, *inputs)])
+
+
+@pytest.mark.parametrize(("kind", "arguments"), CASES)
+def test_symbolic_shapes_are_the_real_ones(kind, arguments):
+    layer = kind(experts=EXPERTS, **arguments)
+    unknown = layer([keras.Input((None, None, CHANNELS)), keras.Input((EXPERTS,))])
+    known = layer([keras.Input((7, 9, CHANNELS)), keras.Input((EXPERTS,))])
+    real = layer(make_inputs()).shape
+    assert unknown.shape == (None, None, None, real[-1])
+    assert known.shape == (None, *real[1:])
+
+
+@pytest.mark.parametrize("kind", [CondConv2D, DepthwiseCondConv2D])
+def test_mixed_precision_computes_in_half_and_keeps_whole_weights(kind):
+    arguments = {"kernel_size": 1, "filters": FILTERS} if kind is CondConv2D else {"kernel_size": 3}
+    layer = make(kind, {**arguments, "dtype": "mixed_bfloat16"})
+    features, routing = make_inputs()
+    outputs = layer([features, routing])
+    assert outputs.dtype == tf.bfloat16 and layer.kernel.dtype == "float32"
+    assert_same([tf.cast(outputs, "float32")], [loop(layer, features, routing)], tolerance=2**-5)
+
+
+def test_experts_are_drawn_each_by_the_fan_of_one():
+    keras.utils.set_random_seed(0)
+    draw = PerExpert(keras.initializers.VarianceScaling(2.0, "fan_out", "untruncated_normal"))
+    kernels = np.asarray(draw((8, 1, 1, 64, 256)))
+    # tensorflow/tpu, condconv_layers.py: the ordinary initialiser, sqrt(2 / fan_out), on the shape of one expert
+    np.testing.assert_allclose(kernels.std(axis=(1, 2, 3, 4)), np.sqrt(2 / 256), rtol=0.03)
+    assert len({kernel.tobytes() for kernel in kernels}) == 8
+
+
+@pytest.mark.parametrize(("kind", "arguments"), CASES)
+def test_config_round_trip_needs_no_custom_objects(kind, arguments):
+    layer = kind(experts=EXPERTS, name="conv", **arguments)
+    copy = keras.layers.deserialize(keras.layers.serialize(layer))
+    assert type(copy) is kind
+    assert copy.get_config() == layer.get_config()
+    assert {key: getattr(copy, key) for key in arguments} == arguments and copy.experts == EXPERTS
+
+
+def test_no_expert_and_a_routing_for_others_are_errors():
+    with pytest.raises(ValueError, match="`experts` must be at least 1. Received: experts=0"):
+        CondConv2D(8, 1, experts=0)
+    with pytest.raises(ValueError, match=r"`routing` must be \[batch, 3\], as `experts`. Received: shape=\(None, 4\)"):
+        CondConv2D(8, 1, experts=3)([keras.Input((7, 7, 4)), keras.Input((4,))])
+
+
+@pytest.fixture(scope="module")
+def network():
+    keras.utils.set_random_seed(1)
+    row = VARIANTS["efficientnet-condconv-b0-4e"]._replace(width=0.25, resolution=32)
+    return fill(models.make_model(row, classes=10, classifier_activation=None))
+
+
+def test_the_last_three_stages_mix_and_share_one_routing_a_block(network):
+    # Yang et al. 2019, section 4.2, and tensorflow/tpu, condconv: `_cc` on the last three stages, one routing a block
+    mixing = {layer.name for layer in network.layers if isinstance(layer, (CondConv2D, DepthwiseCondConv2D))}
+    blocks = ["5a", "5b", "5c", "6a", "6b", "6c", "6d", "7a"]
+    pieces = ("expand_conv", "dwconv", "project_conv")
+    assert mixing == {f"block{block}_{piece}" for block in blocks for piece in pieces}
+    routings = [layer for layer in network.layers if layer.name.endswith("_routing")]
+    assert [layer.name for layer in routings] == [f"block{block}_routing" for block in blocks]
+    assert {layer.activation.__name__ for layer in routings} == {"sigmoid"}
+    for block in blocks:
+        used = {network.get_layer(f"block{block}_{piece}").input[1] for piece in pieces}
+        assert used == {network.get_layer(f"block{block}_routing").output}
+
+
+def test_the_routing_sees_the_blocks_input(network):
+    first = network.get_layer("block5a_routing_pool")
+    assert first.input is network.get_layer("block4c_add").output
+
+
+def test_rows_of_a_batch_are_not_mixed(network):
+    images = reference_images(3, 32, 32)
+    together = network(images, training=False).numpy()
+    alone = np.concatenate([network(image[None], training=False).numpy() for image in images])
+    np.testing.assert_allclose(together, alone, rtol=0, atol=1e-5 * np.abs(alone).max())
+    assert np.abs(together[0] - together[1]).max() > 0.01 * np.abs(alone).max()

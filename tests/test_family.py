@@ -1,0 +1,127 @@
+"""Every network of the family x every property that a user relies on, at 64 pixels and with 5 classes.
+
+By default one network of each kind runs; `pytest -m slow` runs the others (the whole matrix: README.md, Tests).
+"""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from reference import fill, reference_images
+
+import keras_efficientnet as ke
+from keras_efficientnet import export, models
+from keras_efficientnet.architectures import VARIANTS, blocks
+
+QUICK = {
+    *("efficientnet-b0", "efficientnet-condconv-b0-4e", "efficientnet-b1-pruned", "efficientnet-lite0"),
+    *("efficientnet-edgetpu-S", "efficientnet-b0-torch"),
+}
+IMAGES = reference_images(2, 64, 64, seed=1)
+MEMBERS = [pytest.param(name, marks=[] if name in QUICK else pytest.mark.slow) for name in VARIANTS]
+# an export of B0 takes 40 s, of B7 minutes: by default a small network of the kind that is hardest to convert (and B0
+# in test_main.py), and none of the largest
+EXPORTED = [
+    pytest.param(name, marks=pytest.mark.slow)
+    for name in VARIANTS
+    if not any(size in name for size in ("b6", "b7", "b8", "l2"))
+]
+
+
+@pytest.fixture(scope="module", params=MEMBERS)
+def member(request):
+    """A name, and the network with reference weights, built once for all properties."""
+    return request.param, fill(make(request.param))
+
+
+def make(name, **arguments):
+    return ke.create_model(name, **{"classes": 5, "input_shape": (None, None, 3), **arguments})
+
+
+def predict(model, images=IMAGES):
+    return keras.ops.convert_to_numpy(model(images, training=False))
+
+
+def assert_close(actual, expected, tolerance=2e-5):
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=tolerance * np.abs(expected).max())
+
+
+def test_it_takes_any_batch_and_size_in_one_graph(member):
+    _, model = member
+    assert model.input_shape == (None, None, None, 3)
+    traced = tf.function(lambda x: model(x, training=False), [tf.TensorSpec((None, None, None, 3))])
+    for images in (IMAGES, IMAGES[:1], reference_images(3, 75, 98)):
+        outputs = predict(model, images)
+        assert_close(traced(images), outputs)
+        np.testing.assert_allclose(outputs.sum(axis=1), 1, rtol=1e-5)
+        assert_close(outputs, np.concatenate([predict(model, image[None]) for image in images]), 1e-4)
+
+
+def test_every_trainable_variable_gets_a_gradient(member):
+    _, model = member
+    with tf.GradientTape() as tape:
+        loss = tf.reduce_sum(tf.math.log(model(IMAGES, training=False))[:, 1])
+    gradients = tape.gradient(loss, [variable.value for variable in model.trainable_variables])
+    for variable, gradient in zip(model.trainable_variables, gradients, strict=True):
+        assert gradient is not None and np.isfinite(gradient).all(), variable.path
+        assert np.abs(gradient).max() > 0, variable.path
+
+
+def test_endpoints_have_the_strides_and_the_channels_of_the_table(member):
+    name, model = member
+    ends = ke.features(model)
+    assert ends.get_layer("stem_conv") is model.get_layer("stem_conv")
+    specs = blocks(VARIANTS[name])
+    last = [spec for spec, after in zip(specs, specs[1:], strict=False) if after.stride == 2] + [specs[-1]]
+    images = reference_images(2, 75, 98)
+    maps = ends(images, training=False)
+    sizes = [(38, 49), (19, 25), (10, 13), (5, 7), (3, 4)]  # 75 and 98 halved five times, rounded up
+    assert [*maps] == ["P1", "P2", "P3", "P4", "P5"]
+    for x, size, spec in zip(maps.values(), sizes, last, strict=True):
+        assert tuple(x.shape) == (2, *size, spec.filters_out)
+    loaded = keras.Model.from_config(model.get_config())
+    assert [x.shape for x in ke.features(loaded).outputs] == [x.shape for x in ends.outputs]
+
+
+def test_a_keras_file_brings_it_back(member, tmp_path):
+    _, model = member
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    np.testing.assert_array_equal(predict(loaded), predict(model))
+
+
+def test_mixed_bfloat16_predicts_close_to_float32(member, set_policy):
+    name, model = member
+    set_policy("mixed_bfloat16")
+    half = make(name)
+    half.set_weights(model.get_weights())
+    outputs = predict(half)
+    assert outputs.dtype == "float32"
+    np.testing.assert_allclose(outputs, predict(model), rtol=0, atol=0.12)  # shares; 7 bits through up to 88 blocks
+
+
+def test_xla_compiles_it(member):
+    _, model = member
+    compiled = tf.function(lambda x: model(x, training=False), jit_compile=True)
+    assert_close(compiled(IMAGES), predict(model), 1e-4)
+
+
+def check_exports(model, folder):
+    """The exporters compare with the model themselves, and raise if they differ."""
+    assert export.to_saved_model(model, folder / "saved_model") < 1e-5
+    assert export.to_tflite(model, folder / "one.tflite") < 1e-5
+    assert export.to_tflite(model, folder / "any.tflite", dynamic_batch=True) < 1e-5
+    for name in ("saved_model", "one.tflite", "any.tflite"):
+        load = export.load_tflite if name.endswith(".tflite") else export.load_saved_model
+        assert_close(load(folder / name)(IMAGES), predict(model), 1e-4)
+
+
+@pytest.mark.parametrize("name", EXPORTED)
+def test_saved_model_and_tflite_are_the_network(name, tmp_path):
+    check_exports(fill(make(name, input_shape=(64, 64, 3))), tmp_path)
+
+
+@pytest.mark.parametrize("padding", ["same", "symmetric"])
+def test_experts_are_exported_for_one_image_and_for_any_number(tmp_path, padding):
+    row = VARIANTS["efficientnet-condconv-b0-4e"]._replace(width=0.25, depth=0.1, padding=padding)
+    check_exports(fill(models.make_model(row, classes=5, input_shape=(64, 64, 3))), tmp_path)
