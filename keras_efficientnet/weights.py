@@ -8,15 +8,20 @@ import h5py
 import keras
 import numpy as np
 
+from keras_efficientnet.conversion import from_timm
+from keras_efficientnet.readers import read_pth, read_safetensors
+
 WEIGHTS_IN_KERAS_FILE = "model.weights.h5"
+OTHERS = {".safetensors": read_safetensors, ".pth": read_pth, ".pt": read_pth, ".bin": read_pth}
 
 
 def load_weights(model: keras.Model, source: str) -> None:
-    """Fills a model from a file. A file that does not fit leaves the model as it was.
+    """Fills a model from a file. A file that does not fit leaves the model as it was. Nothing in a file is run.
 
     Args:
         model: built by this package.
-        source: path of a `.weights.h5` or `.keras` file written by Keras from a model of this package.
+        source: path of a `.weights.h5` or `.keras` file written by Keras from a model of this package; or of timm's
+            weights, `.safetensors`, `.pth` or `.bin`, which also fit other channels and classes: see `from_timm`.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -25,8 +30,11 @@ def load_weights(model: keras.Model, source: str) -> None:
     path = pathlib.Path(source)
     if not path.exists():
         raise FileNotFoundError(
-            f"`weights` must be None or the path of a .weights.h5 or .keras file. There is no file {str(source)!r}."
+            "`weights` must be None or the path of a .weights.h5, .keras, .safetensors or .pth file. "
+            f"There is no file {str(source)!r}."
         )
+    if path.suffix in OTHERS:
+        return from_timm(model, OTHERS[path.suffix](path), source=str(path))
     arrays = read_weights(path)
     wanted = {layer.name: layer for layer in model.layers if layer.weights}
     if "predictions" not in wanted:

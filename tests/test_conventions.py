@@ -12,8 +12,8 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "keras_efficientnet"
 FLOORS = (
     {
-        *("architectures", "augmentation", "config", "evaluation", "export", "history", "layers"),
-        *("optimizers", "preprocessing"),
+        *("architectures", "augmentation", "config", "conversion", "evaluation", "export", "history", "layers"),
+        *("optimizers", "preprocessing", "readers"),
     },
     {"blocks", "datasets", "profiling", "weights"},
     {"models"},

@@ -148,5 +148,5 @@ def test_a_file_of_another_network_is_an_error(model, tmp_path):
 
 @pytest.mark.parametrize("weights", ["nowhere.weights.h5", "imagenet"])
 def test_a_file_that_is_not_there_is_an_error_that_says_what_is_wanted(tiny, weights):
-    with pytest.raises(FileNotFoundError, match=f".weights.h5 or .keras file. There is no file '{weights}'"):
+    with pytest.raises(FileNotFoundError, match=f"or .pth file. There is no file '{weights}'"):
         models.make_model(tiny, weights=weights)

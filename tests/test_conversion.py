@@ -1,0 +1,213 @@
+"""Each network equals its original, fed through the converter: timm, torchvision."""
+
+import gzip
+import json
+import warnings
+
+import keras
+import numpy as np
+import pytest
+from conftest import GOLDEN
+from reference import reference_array, reference_images
+
+from keras_efficientnet import conversion, models
+from keras_efficientnet.architectures import VARIANTS, official_name
+
+# pixels of the reference images -> what the originals were run on: tests/golden/timm/cases.json, "normalisation"
+NORMALISATIONS = {
+    "imagenet": lambda x: (x / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225],
+    "half": lambda x: (x / 255 - 0.5) / 0.5,
+    "official_127_128": lambda x: (x - 127.0) / 128.0,
+}
+QUICK = {
+    *("tf_efficientnet_b0", "tf_efficientnet_cc_b0_4e", "efficientnet_b1_pruned", "tf_efficientnet_lite0"),
+    "tf_efficientnet_es",
+}
+
+
+def read_origin(origin):
+    return json.loads((GOLDEN / origin / "cases.json").read_text())
+
+
+TIMM, TORCHVISION = read_origin("timm"), read_origin("torchvision")
+TIMM_MODELS = list(dict.fromkeys(case["model"] for case in TIMM["cases"]))
+
+
+def read_state(name, origin="timm"):
+    """The state_dict of the original: every array by the reference formula, under its own name and in its shape."""
+    rows = json.loads(gzip.decompress((GOLDEN / origin / f"keys_{name}.json.gz").read_bytes()))
+    experts = TIMM["experts"].get(name, {})
+    return {
+        key: reference_array(key, experts.get(key, shape)).reshape(shape)
+        if not key.endswith("num_batches_tracked")
+        else np.array(0)
+        for key, shape in rows
+    }
+
+
+def make(name, **arguments):
+    arguments = {"include_preprocessing": False, "classifier_activation": None, **arguments}
+    return models.create_model(name, input_shape=arguments.pop("input_shape", (None, None, 3)), **arguments)
+
+
+def make_images(case):
+    images = reference_images(case["batch"], case["height"], case["width"], case["image_seed"])
+    return NORMALISATIONS[case["normalisation"]](images.astype("float64")).astype("float32")
+
+
+def with_stages(model):
+    """The model with the maps whose statistics were recorded: stem, each stage's last, head."""
+    ends = {"stem": "stem_activation", "head": "top_activation"}
+    for layer in model.layers:
+        if layer.name.startswith("block") and layer.name.endswith(("_project_bn", "_add")):
+            ends[layer.name[:6]] = layer.name
+    places = ["stem", *sorted(key for key in ends if key.startswith("block")), "head"]
+    return keras.Model(model.input, [model.output, *(model.get_layer(ends[place]).output for place in places)])
+
+
+def assert_close(actual, expected, case):
+    # a right float32 network is at 2e-6 of the largest logit: ../shared/reference said so of four implementations
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=2e-5 * case["logits_max_abs"], err_msg=case["case"])
+
+
+def test_every_network_of_timm_has_its_row_and_its_data():
+    assert {official_name(name) for name in TIMM_MODELS} == {name for name in VARIANTS if not name.endswith("-torch")}
+    assert len(TIMM["cases"]) == 42
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[] if name in QUICK else pytest.mark.slow) for name in TIMM_MODELS]
+)
+def test_a_network_equals_timms(name, golden):
+    """Logits and maps at every recorded size; and back to timm, every array is the one that came."""
+    state, logits = read_state(name), golden("timm/logits.npz")
+    model = make(name)
+    conversion.from_timm(model, state)
+    back = conversion.to_timm(model)
+    assert {key: (array.shape, array.dtype.name) for key, array in back.items()} == {
+        key: (array.shape, array.dtype.name) for key, array in state.items()
+    }
+    for key, array in state.items():
+        np.testing.assert_array_equal(back[key], array, err_msg=key)
+    whole = with_stages(model)
+    for case in (case for case in TIMM["cases"] if case["model"] == name):
+        outputs, *maps = (keras.ops.convert_to_numpy(x) for x in whole(make_images(case), training=False))
+        assert_close(outputs[:, ::32], logits[f"{case['case']}/logits"], case)
+        stats = [np.stack([f(x, axis=(1, 2, 3)) for f in (np.mean, np.std, np.max)], axis=-1) for x in maps]
+        expected = logits[f"{case['case']}/stats"]
+        np.testing.assert_allclose(stats, expected, rtol=1e-3, atol=1e-3 * np.abs(expected).max() / 10)
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(case, id=case["model"], marks=[] if "b0" in case["model"] else pytest.mark.slow)
+        for case in TORCHVISION["cases"]
+    ],
+)
+def test_a_symmetrically_padded_network_equals_torchvisions(case, golden):
+    """torchvision lists the same arrays in the same order as timm, under other names."""
+    model = make(case["model"].replace("efficientnet_", "efficientnet-") + "-torch")
+    names = conversion.to_timm(model)
+    state = read_state(case["model"], "torchvision")
+    conversion.from_timm(model, dict(zip(names, state.values(), strict=True)))
+    outputs = keras.ops.convert_to_numpy(model(make_images(case), training=False))
+    assert_close(outputs[:, ::32], golden("torchvision/logits.npz")[f"{case['case']}/logits"], case)
+
+
+@pytest.fixture(scope="module")
+def model(tiny):
+    keras.utils.set_random_seed(1)
+    return models.make_model(tiny, classes=10, name="tiny")
+
+
+@pytest.fixture
+def arrays(model):
+    """timm's arrays for the tiny network, each with numbers of its own."""
+    rng = np.random.default_rng(0)
+    return {key: rng.uniform(0.5, 1.5, x.shape).astype(x.dtype) for key, x in conversion.to_timm(model).items()}
+
+
+def assert_refused(model, arrays, message):
+    before = model.get_weights()
+    with pytest.raises(ValueError, match=message):
+        conversion.from_timm(model, arrays, "b0.pth")
+    for old, new in zip(before, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(old, new)
+
+
+def test_what_does_not_fit_is_listed_and_changes_nothing(model, arrays):
+    arrays["conv_extra.weight"] = arrays.pop("blocks.2.0.conv_pwl.weight")
+    assert_refused(
+        model,
+        arrays,
+        r"b0.pth does not fit tiny. Missing: \['blocks.2.0.conv_pwl.weight'\]. Unused: \['conv_extra.weight'\]",
+    )
+
+
+@pytest.mark.parametrize("key", ["conv_stem.weight", "blocks.1.0.se.conv_reduce.bias", "blocks.6.0.bn3.running_var"])
+def test_an_array_of_another_shape_is_named_and_changes_nothing(model, arrays, key):
+    shape = list(arrays[key].shape)
+    arrays[key] = np.zeros([shape[0] + 1, *shape[1:]], "float32")
+    assert_refused(model, arrays, f"b0.pth does not fit tiny: {key} is .* the file has")
+
+
+def test_numbers_that_are_no_fractions_are_refused(model, arrays):
+    arrays["bn1.weight"] = arrays["bn1.weight"].astype("int64")
+    assert_refused(model, arrays, "bn1.weight has numbers of type int64")
+
+
+def test_the_arrays_of_another_variant_are_refused(model):
+    assert_refused(model, read_state("tf_efficientnet_b1"), r"Unused: \[.* and \d+ more\]. Is it this variant\?")
+
+
+def test_a_network_that_is_none_of_ours_is_refused(arrays):
+    other = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2, name="dense")], name="other")
+    assert_refused(other, arrays, "other has dense/kernel, which is no part of an EfficientNet")
+
+
+def test_half_precision_fills_a_model(model, arrays):
+    conversion.from_timm(model, {key: x.astype("float16") for key, x in arrays.items()})
+    np.testing.assert_array_equal(model.get_layer("stem_bn").get_weights()[0], arrays["bn1.weight"].astype("float16"))
+
+
+def test_without_a_top_the_classifier_is_left_over_quietly(tiny, arrays):
+    headless = models.make_model(tiny, include_top=False)
+    conversion.from_timm(headless, arrays)
+    np.testing.assert_array_equal(headless.get_layer("top_bn").get_weights()[1], arrays["bn2.bias"])
+
+
+def test_other_classes_keep_the_backbone_and_say_so(tiny, arrays):
+    other = models.make_model(tiny, classes=7, name="seven")
+    before = other.get_layer("predictions").get_weights()
+    with pytest.warns(UserWarning, match="b0.pth is for 10 classes, seven for 7: its classifier stays .* Train it"):
+        conversion.from_timm(other, arrays, "b0.pth")
+    np.testing.assert_array_equal(other.get_layer("predictions").get_weights()[0], before[0])
+    np.testing.assert_array_equal(other.get_layer("top_bn").get_weights()[1], arrays["bn2.bias"])
+
+
+# timm, layers/_manipulate.py, adapt_input_conv: one channel takes the sum; n take RGB in turn, times 3 / n
+@pytest.mark.parametrize("channels", [1, 4, 6])
+def test_other_channels_adapt_the_stem_and_say_so(tiny, arrays, channels):
+    other = models.make_model(tiny, classes=10, input_shape=(32, 32, channels), name="other")
+    with pytest.warns(UserWarning, match=f"b0.pth is for RGB, other for images of {channels} channels: the stem is"):
+        conversion.from_timm(other, arrays, "b0.pth")
+    red, green, blue = arrays["conv_stem.weight"].transpose(1, 2, 3, 0)
+    expected = [red + green + blue] if channels == 1 else [red, green, blue, red, green, blue][:channels]
+    scale = 1 if channels == 1 else 3 / channels
+    kernel = other.get_layer("stem_conv").get_weights()[0]
+    np.testing.assert_allclose(kernel, np.stack(expected, axis=2) * scale, rtol=1e-6)
+
+
+def test_a_grey_image_means_the_same_to_one_channel_and_to_three(tiny, arrays):
+    """With equal means and deviations, so that the sum of the kernels sees what the three saw."""
+    row = tiny._replace(mean=(127.0,) * 3, deviation=(128.0,) * 3)
+    grey = reference_images(2, 32, 32)[..., :1]
+    outputs = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for channels in (1, 3):
+            network = models.make_model(row, classes=10, input_shape=(32, 32, channels))
+            conversion.from_timm(network, arrays)
+            outputs.append(network(np.repeat(grey, channels, axis=-1), training=False))
+    np.testing.assert_allclose(*outputs, rtol=1e-4)

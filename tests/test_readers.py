@@ -1,0 +1,152 @@
+"""Files that PyTorch 2.13.0 wrote, tests/golden/pth: a plain state_dict in both of its formats, and a training file.
+
+`torch.arange(12).reshape(3, 4)` with "module." before the names, its transpose and a slice, all of one storage; other
+types; the training file has zeros as `state_dict` and ones as `state_dict_ema`.
+"""
+
+import io
+import pickle
+import re
+import shutil
+import zipfile
+
+import numpy as np
+import pytest
+import safetensors.numpy
+from conftest import GOLDEN
+
+from keras_efficientnet import load_weights, models
+from keras_efficientnet.conversion import to_timm
+from keras_efficientnet.readers import read_pth, read_safetensors
+
+FILES = GOLDEN / "pth"
+BASE = np.arange(12, dtype="float32").reshape(3, 4)
+
+
+class Payload:
+    """Runs code when it is read by Python's own pickle."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return (exec, (f"open({str(self.path)!r}, 'w').close()",))
+
+
+def write_zip(path, content, storages=()):
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("archive/data.pkl", content)
+        for key, data in dict(storages).items():
+            archive.writestr(f"archive/data/{key}", data)
+    return path
+
+
+@pytest.mark.parametrize("name", ["state.pth", "legacy.pth"])
+def test_tensors_come_out_as_they_went_in(name):
+    arrays = read_pth(FILES / name)
+    assert list(arrays) == ["a.weight", "transposed", "slice", "half", "brain", "count"]
+    np.testing.assert_array_equal(arrays["a.weight"], BASE)
+    np.testing.assert_array_equal(arrays["transposed"], BASE.T)
+    np.testing.assert_array_equal(arrays["slice"], [[5, 6], [9, 10]])
+    np.testing.assert_array_equal(arrays["half"], [0.5, -2.0])
+    np.testing.assert_array_equal(arrays["brain"].astype("float32"), [1.5, -3.0])
+    assert arrays["count"] == 7 and arrays["count"].shape == ()
+    assert [x.dtype.name for x in arrays.values()] == ["float32"] * 3 + ["float16", "bfloat16", "int64"]
+
+
+def test_of_a_training_file_the_averaged_weights_are_taken():
+    arrays = read_pth(FILES / "training.pth")
+    assert list(arrays) == ["w"]
+    np.testing.assert_array_equal(arrays["w"], [1.0, 1.0])
+
+
+@pytest.mark.parametrize("format", ["zip", "legacy"])
+def test_code_in_a_file_is_refused_and_not_run(tmp_path, format):
+    proof, path = tmp_path / "ran", tmp_path / "evil.pth"
+    content = pickle.dumps({"weight": Payload(proof)}, protocol=2)
+    write_zip(path, content) if format == "zip" else path.write_bytes(content)
+    with pytest.raises(ValueError, match="asks for builtins.exec|asks for __builtin__.exec"):
+        read_pth(path)
+    assert not proof.exists()
+    pickle.loads(content)  # the payload is a real one
+    assert proof.exists()
+
+
+# hand-made pickles: a tensor that says it is larger than its storage would read the memory of others
+@pytest.mark.parametrize(
+    ("offset", "shape", "strides"),
+    [(0, (5,), (1,)), (4, (1,), (1,)), (0, (2, 2), (3, 1)), (3, (2,), (-1,)), (-1, (1,), (1,))],
+)
+def test_a_tensor_beyond_its_numbers_is_refused(tmp_path, offset, shape, strides):
+    class Tensor:
+        def __reduce__(self):
+            return (pickle.loads, (STORAGE, offset, shape, strides, False, {}))
+
+    class Pickler(pickle.Pickler):
+        def persistent_id(self, value):
+            return ("storage", pickle.dumps, "0", "cpu", 4) if value is STORAGE else None
+
+    STORAGE = object()
+    stream = io.BytesIO()
+    Pickler(stream, protocol=2).dump({"weight": Tensor()})
+    content = re.sub(rb"c\w+\nloads\n", b"ctorch._utils\n_rebuild_tensor_v2\n", stream.getvalue())
+    content = re.sub(rb"c\w+\ndumps\n", b"ctorch\nFloatStorage\n", content)
+    path = write_zip(tmp_path / "large.pth", content, {"0": np.arange(4, dtype="float32").tobytes()})
+    with pytest.raises(ValueError, match="a tensor reaches beyond its numbers"):
+        read_pth(path)
+
+
+@pytest.mark.parametrize("name", ["state.pth", "legacy.pth", "training.pth"])
+def test_a_file_cut_anywhere_is_refused(tmp_path, name):
+    whole = (FILES / name).read_bytes()
+    path = tmp_path / name
+    for length in range(0, len(whole) - 1, max(1, len(whole) // 60)):
+        path.write_bytes(whole[:length])
+        with pytest.raises(ValueError, match=f"{name} is not a whole .pth file of tensors"):
+            read_pth(path)
+
+
+def test_a_changed_number_in_a_zip_is_noticed(tmp_path):
+    with zipfile.ZipFile(FILES / "state.pth") as archive:
+        entry = archive.getinfo("state/data/0")
+    content = bytearray((FILES / "state.pth").read_bytes())
+    place = content.find(BASE.tobytes(), entry.header_offset)
+    content[place] ^= 1
+    (tmp_path / "state.pth").write_bytes(content)
+    with pytest.raises(ValueError, match="Bad CRC-32"):
+        read_pth(tmp_path / "state.pth")
+
+
+@pytest.mark.parametrize("content", [[1, 2], {"a": 1}, {}, {"state_dict": {"a": "b"}}])
+def test_what_is_no_dictionary_of_tensors_is_refused(tmp_path, content):
+    with pytest.raises(ValueError, match="it holds"):
+        read_pth(write_zip(tmp_path / "other.pth", pickle.dumps(content, protocol=2)))
+
+
+def test_safetensors_cut_or_other_are_refused(tmp_path):
+    path = tmp_path / "x.safetensors"
+    safetensors.numpy.save_file({"a": BASE, "b": BASE.astype("float16")}, path)
+    np.testing.assert_array_equal(read_safetensors(path)["a"], BASE)
+    whole = path.read_bytes()
+    for content in (whole[:-1], whole[:40], b"", b"\x80\x02}", b"\xff" * 100):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match="x.safetensors is not a whole .safetensors file"):
+            read_safetensors(path)
+
+
+@pytest.mark.parametrize("name", ["b0.safetensors", "b0.pth"])
+def test_a_builder_takes_timms_file(tiny, tmp_path, name):
+    model = models.make_model(tiny, classes=10)
+    arrays = {
+        key: np.random.default_rng(0).uniform(0.5, 1.5, x.shape).astype(x.dtype) for key, x in to_timm(model).items()
+    }
+    path = tmp_path / name
+    if name.endswith(".safetensors"):
+        safetensors.numpy.save_file(arrays, path)
+    else:
+        shutil.copy(FILES / "state.pth", path)
+        with pytest.raises(ValueError, match="b0.pth does not fit .* Missing: .*bn1.bias.* Unused: .*a.weight"):
+            load_weights(model, path)
+        return
+    loaded = models.make_model(tiny, classes=10, weights=path)
+    np.testing.assert_array_equal(loaded.get_layer("top_bn").get_weights()[1], arrays["bn2.bias"])
