@@ -32,7 +32,7 @@ setup(
         "tensorflow>=2.20",
         "tqdm",
     ],
-    extras_require={"dev": ["build", "mypy", "pytest", "pytest-xdist", "ruff", "scikit-learn"]},
+    extras_require={"dev": ["build", "jax", "mypy", "pytest", "pytest-xdist", "ruff", "scikit-learn"]},
     classifiers=[
         "Programming Language :: Python :: 3.10",
         "Programming Language :: Python :: 3.11",

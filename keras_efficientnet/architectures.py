@@ -3,6 +3,7 @@
 Source: Tan & Le 2019, arxiv.org/abs/1905.11946; the code of its authors, github.com/tensorflow/tpu.
 """
 
+import difflib
 import math
 from typing import Any, NamedTuple
 
@@ -16,9 +17,7 @@ class Stage(NamedTuple):
     fused: bool = False  # one full convolution widens and filters, in place of a pointwise and a depthwise one
     conditional: bool = False  # the convolutions mix experts, by weights drawn from the block's input
     skips: bool = True  # False: no block of the stage has a shortcut
-    widened_from: int | None = (
-        None  # channels at width 1.0 that the first block's expansion counts from, if not its own
-    )
+    widened_from: int | None = None  # at width 1.0; what the first block expands from, if not from what enters it
 
 
 class PrunedStage(NamedTuple):
@@ -113,7 +112,7 @@ class Variant(NamedTuple):
     depth: float  # multiplies the blocks of a stage
     resolution: int  # side of the images it was made for, in pixels
     dropout: float  # before the classifier
-    top_1: float  # published accuracy on ImageNet, in percent, at `resolution`; the sources stand with the rows
+    top_1: float  # published accuracy on ImageNet, in percent; the sources stand with the rows
     top_5: float
     timm: str | None = None  # the network's name there
     megabytes: float | None = None  # the file of weights, where a model card states it
@@ -155,7 +154,8 @@ TORCH: dict[str, Any] = {"padding": "symmetric", "epsilon": 1e-5}
 
 # Coefficients: tensorflow/tpu, models/official/efficientnet, *_builder.py, efficientnet_params and the like; -torch:
 # torchvision/models/efficientnet.py. Accuracies: timm/results/results-imagenet.csv (B0 to B7 trained with AutoAugment,
-# B8 AdvProp, L2 NoisyStudent; Lite3 and Lite4 measured at 300 and 380 pixels); -torch: torchvision's table.
+# B8 with RandAugment, L2 NoisyStudent), measured with its own preprocessing: CondConv, Lite and EdgeTPU with mean and
+# deviation 127.5, Lite3 and Lite4 at 300 and 380 pixels. -torch: the first weights of torchvision's table.
 # Megabytes: the model cards of timm, where CondConv's "FLOPs" miss the conditional convolutions (README.md).
 # fmt: off
 VARIANTS = {
@@ -168,7 +168,7 @@ VARIANTS = {
     "efficientnet-b5": Variant(1.6,  2.2,  456,       0.4,    83.696, 96.712, "tf_efficientnet_b5"),
     "efficientnet-b6": Variant(1.8,  2.6,  528,       0.5,    84.124, 96.890, "tf_efficientnet_b6"),
     "efficientnet-b7": Variant(2.0,  3.1,  600,       0.5,    84.424, 96.908, "tf_efficientnet_b7"),
-    "efficientnet-b8": Variant(2.2,  3.6,  672,       0.5,    85.358, 97.298, "tf_efficientnet_b8"),
+    "efficientnet-b8": Variant(2.2,  3.6,  672,       0.5,    85.344, 97.392, "tf_efficientnet_b8"),
     "efficientnet-l2": Variant(4.3,  5.3,  800,       0.5,    88.360, 98.656, "tf_efficientnet_l2"),
     # CondConv B1 at timm's 240 pixels; the authors, who call it b0-8e-depth, ran it at 224
     "efficientnet-condconv-b0-4e": Variant(
@@ -214,7 +214,9 @@ def official_name(name: str) -> str:
     """
     official = OTHER_NAMES.get(name, name)
     if official not in VARIANTS:
-        raise ValueError(f"Unknown model {name!r}. Choose one of: {', '.join(VARIANTS)}")
+        close = difflib.get_close_matches(name.replace("_", "-"), VARIANTS, 1)
+        hint = f" Did you mean {close[0]!r}?" if close else ""
+        raise ValueError(f"Unknown model {name!r}.{hint} Choose one of: {', '.join(VARIANTS)}")
     return official
 
 
@@ -272,6 +274,10 @@ def _repeats(variant: Variant, number: int) -> int:
 
 def _prune(rows: list[BlockSpec], pruned: tuple[PrunedStage, ...]) -> tuple[BlockSpec, ...]:
     channels = [(stage.filters, *pair) for stage in pruned for pair in zip(stage.wide, stage.squeezed, strict=True)]
+    if len(channels) != len(rows):
+        raise ValueError(
+            f"A pruned network has {len(channels)} blocks; its depth gives {len(rows)}. Leave `depth` alone."
+        )
     filters_in = rows[0].filters_in
     for index, (filters_out, wide, squeezed) in enumerate(channels):
         rows[index] = rows[index]._replace(

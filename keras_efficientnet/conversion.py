@@ -83,25 +83,23 @@ def from_timm(model: keras.Model, arrays: Mapping[str, Any], source: str = "the 
         ValueError: names or shapes do not fit; the message lists what is missing and unused.
     """
     pairs = list(pair_variables(model))
-    wanted = {pair.key for pair in pairs}
-    extras = {key for key in arrays if key.endswith(COUNTER)}
-    if "predictions" not in {layer.name for layer in model.layers}:
-        extras |= {f"{ENDS['predictions']}.{leaf}" for leaf in ("weight", "bias")}
+    wanted, present = {pair.key for pair in pairs}, {layer.name for layer in model.layers}
+    absent = {there for ours, there in ENDS.items() if ours not in present and ours != "stem_conv"}
+    extras = {key for key in arrays if key.endswith(COUNTER) or key.rpartition(".")[0] in absent}
     missing, unused = sorted(wanted - set(arrays)), sorted(set(arrays) - wanted - extras)
     if missing or unused:
         raise ValueError(
             f"{source} does not fit {model.name}. Missing: {_shorten(missing)}. Unused: {_shorten(unused)}. "
             "Is it this variant?"
         )
+    pairs, messages = _leave_other_classes(pairs, arrays, model, source)
     adapted: dict[str, Any] = {}
-    messages: list[str] = []
     for pair in pairs:
         adapted[pair.key], message = _adapt(pair, arrays[pair.key], model, source)
-        messages += [message] if message and message not in messages else []
+        messages += [message] if message else []
     for pair in pairs:
-        if adapted[pair.key] is not None:
-            theirs: np.ndarray = np.reshape(adapted[pair.key], pair.full_shape)
-            pair.variable.assign(theirs.transpose(np.argsort(pair.axes)).astype(pair.variable.dtype))
+        theirs: np.ndarray = np.reshape(adapted[pair.key], pair.full_shape)
+        pair.variable.assign(theirs.transpose(np.argsort(pair.axes)).astype(pair.variable.dtype))
     for message in messages:
         warnings.warn(message, stacklevel=2)
 
@@ -118,12 +116,12 @@ def to_timm(model: keras.Model) -> dict[str, np.ndarray]:
 
 
 def pair_variables(model: keras.Model) -> Iterator[Pair]:
-    """Every variable of the model with its name in timm.
+    """Every variable of the network with its name in timm; layers of other names, before or after it, are left out.
 
     Raises:
-        ValueError: a layer with weights is none of an EfficientNet's.
+        ValueError: there is no EfficientNet in the model, or it has a layer that none has.
     """
-    layers = [layer for layer in model.layers if layer.weights]
+    layers = network_layers(model)
     kinds = {layer.name for layer in layers}
     for layer in layers:
         there = _name(layer.name, kinds)
@@ -134,6 +132,20 @@ def pair_variables(model: keras.Model) -> Iterator[Pair]:
                 raise ValueError(f"{model.name} has {layer.name}/{leaf}, which is no part of an EfficientNet.")
             axes = (0,) if one_axis else AXES[type(layer).__name__]
             yield Pair(variable, f"{there}.{LEAVES[leaf]}", axes)
+
+
+def network_layers(model: keras.Model) -> list[keras.Layer]:
+    """The layers with weights that are an EfficientNet's, by their names.
+
+    Raises:
+        ValueError: there are none.
+    """
+    layers = [x for x in model.layers if x.weights and (x.name in ENDS or re.match(r"block\d+[a-z]_", x.name))]
+    if not layers:
+        inner = [layer.name for layer in model.layers if isinstance(layer, keras.Model)]
+        hint = f" Give {model.name}.get_layer({inner[0]!r})." if inner else ""
+        raise ValueError(f"{model.name} has no layer of an EfficientNet of this package.{hint}")
+    return layers
 
 
 def _name(name, kinds):
@@ -148,18 +160,27 @@ def _name(name, kinds):
     return f"blocks.{int(stage) - 1}.{ord(repeat) - ord('a')}.{table[piece]}" if piece in table else None
 
 
+def _leave_other_classes(pairs, arrays, model, source):
+    """The pairs without the classifier, and a message, if the file's is for another number of classes."""
+    classifier = [pair for pair in pairs if pair.key.startswith(f"{ENDS['predictions']}.")]
+    counts = {tuple(arrays[pair.key].shape)[:1] for pair in classifier}
+    fits = all(tuple(arrays[pair.key].shape)[1:] == pair.shape[1:] for pair in classifier)
+    if not classifier or len(counts) > 1 or not fits or counts == {classifier[0].shape[:1]}:
+        return pairs, []
+    message = (
+        f"{source} is for {next(iter(counts))[0]} classes, {model.name} for {classifier[0].shape[0]}: its classifier "
+        "stays as it was. Train it."
+    )
+    return pairs[: -len(classifier)], [message]  # they are the last
+
+
 def _adapt(pair, array, model, source):
-    """The array to take for a variable, or None for none, and a message if it is not the one that came."""
+    """The array to take for a variable, and a message if it is not the one that came."""
     if not (np.issubdtype(array.dtype, np.floating) or array.dtype.name == "bfloat16"):
         raise ValueError(f"{source} does not fit {model.name}: {pair.key} has numbers of type {array.dtype}.")
     shape = tuple(array.shape)
     if shape == pair.shape:
         return array, None
-    if pair.key.startswith(ENDS["predictions"]) and shape[1:] == pair.shape[1:]:
-        return None, (
-            f"{source} is for {shape[0]} classes, {model.name} for {pair.shape[0]}: its classifier stays as it was "
-            "initialised. Train it."
-        )
     if pair.key.startswith(ENDS["stem_conv"]) and shape == (pair.shape[0], 3, *pair.shape[2:]):
         channels = pair.shape[1]
         message = f"{source} is for RGB, {model.name} for images of {channels} channels: the stem is adapted."

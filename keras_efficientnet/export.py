@@ -85,12 +85,13 @@ def to_tflite(
     """Writes a TFLite file: float32, built-in operations only.
 
     Its signature `serving_default` takes `inputs`, pixels [1, height, width, channels], and gives `probabilities`
-    [1, classes]. Either the whole file comes to stand at `path`, or what was there stays.
+    [1, classes]; or as many as there are, with a dynamic batch. Either the whole file comes to stand at `path`, or
+    what was there stays.
 
     Args:
         model: a classifier of images of one size.
         path: of the file to write.
-        dynamic_batch: whether a call takes any number of images, [batch, height, width, channels], in place of one.
+        dynamic_batch: whether a call takes any number of images in place of one.
         overwrite: whether to replace a file that is there.
 
     Returns:

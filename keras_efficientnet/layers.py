@@ -52,7 +52,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
 
 @keras.saving.register_keras_serializable(package="keras_efficientnet")
 class PerExpert(keras.initializers.Initializer):
-    """Draws the kernel of each expert by itself, by the shape of one: the fan of a kernel does not count the experts.
+    """Draws the kernels of all experts, [experts, ...], as an initializer draws one: its fan does not count them.
 
     Args:
         initializer: of one kernel; an initializer, its name or its configuration.
@@ -62,11 +62,23 @@ class PerExpert(keras.initializers.Initializer):
         self.initializer = keras.initializers.get(initializer)
 
     def __call__(self, shape, dtype=None, **keywords):
-        each = [self.initializer.clone() for _ in range(shape[0])]  # a clone of one without a seed draws anew
+        one = self.initializer
+        if isinstance(one, keras.initializers.VarianceScaling):  # Keras takes the experts for places of the window
+            together = {"scale": one.scale * shape[0], "mode": one.mode, "distribution": one.distribution}
+            return keras.initializers.VarianceScaling(**together, seed=one.seed)(shape, dtype=dtype, **keywords)
+        settings = one.get_config()
+        seeds = settings.get("seed")
+        each = [one.clone() for _ in range(shape[0])]  # a clone of one without a seed draws anew
+        if isinstance(seeds, int):
+            each = [type(one).from_config({**settings, "seed": seeds + expert}) for expert in range(shape[0])]
         return ops.stack([draw(shape[1:], dtype=dtype, **keywords) for draw in each])
 
     def get_config(self):
         return {"initializer": keras.initializers.serialize(self.initializer)}
+
+
+def _add(tensors):
+    return tf.add_n(tensors) if keras.backend.backend() == "tensorflow" else sum(tensors)  # in one pass over memory
 
 
 class _Experts(keras.layers.Layer):
@@ -74,8 +86,11 @@ class _Experts(keras.layers.Layer):
 
     def __init__(self, kernel_size, experts, *, strides=1, padding="same", kernel_initializer="he_normal", **keywords):
         super().__init__(**keywords)
-        if experts < 1:
-            raise ValueError(f"`experts` must be at least 1. Received: experts={experts}")
+        for name, value in (("kernel_size", kernel_size), ("experts", experts), ("strides", strides)):
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(f"`{name}` must be a whole number, at least 1. Received: {name}={value}")
+        if padding not in ("same", "valid"):
+            raise ValueError(f"`padding` must be 'same' or 'valid'. Received: padding={padding!r}")
         self.kernel_size, self.experts, self.strides, self.padding = kernel_size, experts, strides, padding
         self.kernel_initializer = keras.initializers.get(kernel_initializer)
 
@@ -98,13 +113,13 @@ class _Experts(keras.layers.Layer):
         return -(-(size - room) // self.strides)
 
     def _sum_of_outputs(self, convolve, features, routing):
-        weights = ops.reshape(routing, (-1, 1, 1, self.experts))
         kernels = ops.unstack(ops.convert_to_tensor(self.kernel), self.experts)
-        total = 0
-        for expert, kernel in enumerate(kernels):
-            outputs = convolve(features, kernel, strides=self.strides, padding=self.padding)
-            total = total + outputs * weights[..., expert : expert + 1]
-        return total
+        weights = ops.split(ops.reshape(routing, (-1, 1, 1, self.experts)), self.experts, axis=-1)
+        options = {"strides": self.strides, "padding": self.padding}
+        outputs = [
+            convolve(features, kernel, **options) * weight for kernel, weight in zip(kernels, weights, strict=True)
+        ]
+        return _add(outputs)
 
     def get_config(self):
         return {
@@ -153,12 +168,14 @@ class CondConv2D(_Experts):
         features, routing = inputs
         if self.kernel_size > 1 or self.strides > 1:
             return self._sum_of_outputs(ops.conv, features, routing)
-        inputs_count = features.shape[-1]
-        flat = ops.reshape(self.kernel, (self.experts, inputs_count * self.filters))
-        kernels = ops.reshape(ops.matmul(routing, flat), (-1, inputs_count, self.filters))
-        batch, height, width, _ = ops.shape(features)
-        pixels = ops.reshape(features, (batch, height * width, inputs_count))
-        return ops.reshape(ops.matmul(pixels, kernels), (batch, height, width, self.filters))
+        channels = features.shape[-1]
+        mixed = ops.matmul(routing, ops.reshape(self.kernel, (self.experts, channels * self.filters)))
+        kernels = ops.reshape(mixed, (-1, channels, self.filters))
+        _, height, width, _ = features.shape
+        if height is None or width is None:
+            _, height, width, _ = ops.shape(features)
+        pixels = ops.reshape(features, (-1, height * width, channels))
+        return ops.reshape(ops.matmul(pixels, kernels), (-1, height, width, self.filters))
 
     def get_config(self):
         return {**super().get_config(), "filters": self.filters}

@@ -14,6 +14,7 @@ import numpy as np
 from keras import layers
 
 from keras_efficientnet.architectures import (
+    OTHER_NAMES,
     TOTAL_STRIDE,
     VARIANTS,
     Variant,
@@ -125,8 +126,6 @@ def _make_input(variant, include_top, input_tensor, input_shape):
 def _normalize(images, variant):
     mean, deviation = _statistics(variant, images.shape[-1])
     scale, offset = 1 / deviation, -mean / deviation
-    if len(set(scale)) == len(set(offset)) == 1:
-        scale, offset = scale[:1], offset[:1]
     return layers.Rescaling(scale.tolist(), offset.tolist(), name="normalization")(images)
 
 
@@ -210,8 +209,9 @@ def create_model(model_name: str, **arguments) -> keras.Model:
 
 
 def list_models(pattern: str = "*") -> list[str]:
-    """The names that `create_model` knows and `pattern` matches (as in a shell: "*b?")."""
-    return fnmatch.filter(VARIANTS, pattern)
+    """The networks whose name, or name in timm, `pattern` matches as in a shell: "*b?", "tf_efficientnet_cc*"."""
+    others = {OTHER_NAMES[name] for name in fnmatch.filter(OTHER_NAMES, pattern)}
+    return [name for name in VARIANTS if name in others or fnmatch.fnmatchcase(name, pattern)]
 
 
 def features(model: keras.Model) -> keras.Model:
@@ -236,8 +236,10 @@ def features(model: keras.Model) -> keras.Model:
         elif place:
             ends[int(stride)] = layer.output
     if [*ends] != [2, 4, 8, 16, 32]:
+        inner = [layer.name for layer in model.layers if isinstance(layer, keras.Model)]
+        hint = f" Give {model.name}.get_layer({inner[0]!r})." if inner else ""
         raise ValueError(
-            f"`model` must be an EfficientNet of this package. {model.name} has maps at strides {[*ends]}."
+            f"`model` must be an EfficientNet of this package. {model.name} has maps at strides {[*ends]}.{hint}"
         )
     return keras.Model(model.input, {f"P{n}": x for n, x in enumerate(ends.values(), 1)}, name=f"{model.name}_features")
 
@@ -254,8 +256,10 @@ def preprocess_input(images, model_name: str = "efficientnet-b0"):
         channel takes the average of the three of RGB, more than three take them in turn.
 
     Raises:
-        ValueError: unknown model.
+        ValueError: unknown model, or the last axis is too long for channels.
     """
+    if images.shape[-1] >= TOTAL_STRIDE:
+        raise ValueError(f"`images` must be [..., height, width, channels]. Received: shape={tuple(images.shape)}")
     statistics = _statistics(find_variant(model_name), images.shape[-1])
     if isinstance(images, np.ndarray):
         mean, deviation = (values.astype("float32") for values in statistics)

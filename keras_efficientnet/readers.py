@@ -1,6 +1,5 @@
 """Files of weights of PyTorch programs -> arrays, without running anything that stands in them."""
 
-import collections
 import io
 import math
 import pickle
@@ -27,7 +26,7 @@ TYPES = {  # PyTorch's classes of storages
     "ByteStorage": np.dtype("uint8"),
     "BoolStorage": np.dtype("bool"),
 }
-NESTED = ("state_dict_ema", "state_dict", "model_ema", "model")  # where training programs keep the weights
+NESTED = ("state_dict_ema", "model_ema", "state_dict", "model")  # where training programs keep the weights
 
 
 class Storage(NamedTuple):
@@ -43,15 +42,23 @@ class Tensor(NamedTuple):
     strides: tuple[int, ...]
 
 
+# what the content of a file that is broken, or made to break its reader, raises
+BROKEN = (
+    *(ArithmeticError, AttributeError, EOFError, LookupError, MemoryError, NotImplementedError, OSError),
+    *(RecursionError, RuntimeError, TypeError, ValueError, pickle.UnpicklingError, struct.error, zipfile.BadZipFile),
+    safetensors.SafetensorError,
+)
+
+
 def read_safetensors(path: Path) -> dict[str, np.ndarray]:
     """The arrays of a `.safetensors` file.
 
     Raises:
-        ValueError: it is none, or not whole.
+        ValueError: it is none, not whole, or has numbers that numpy lacks.
     """
     try:
         return safetensors.numpy.load_file(path)
-    except (safetensors.SafetensorError, KeyError, TypeError) as error:
+    except BROKEN as error:
         raise ValueError(f"{path} is not a whole .safetensors file: {error}") from error
 
 
@@ -65,98 +72,134 @@ def read_pth(path: Path) -> dict[str, np.ndarray]:
         ValueError: it is none, not whole, or asks for anything but tensors: nothing in it is run.
     """
     try:
-        with zipfile.ZipFile(path) if zipfile.is_zipfile(path) else open(path, "rb") as file:
-            content, storages = _read_zip(file) if isinstance(file, zipfile.ZipFile) else _read_legacy(file)
+        with open(path, "rb") as file:
+            content, storages = _read_zip(file) if zipfile.is_zipfile(path) else _read_legacy(file)
         return _collect(content, storages)
-    except _BROKEN as error:
+    except BROKEN as error:
         raise ValueError(f"{path} is not a whole .pth file of tensors: {error}") from error
 
 
-_BROKEN = (
-    *(ArithmeticError, AttributeError, EOFError, ImportError, LookupError, MemoryError, NotImplementedError),
-    *(OSError, RecursionError, TypeError, UnicodeError, ValueError),
-    *(pickle.UnpicklingError, struct.error, zipfile.BadZipFile),
-)
+class _Unpickler(pickle._Unpickler):  # type: ignore[name-defined]  # the one in Python: its operations can be chosen
+    """Makes dictionaries, lists, tuples, numbers, strings and `Tensor` records; any other name in the file is an error.
 
+    The file names functions and gives them arguments: it gets those of `find_class`, which take any. Attributes are
+    not set. Keys are strings or numbers: the hash of a tuple that holds another twice, and so on, takes for ever.
+    """
 
-class _Unpickler(pickle.Unpickler):
-    """Makes plain containers and `Tensor` records; any other name in the file is an error."""
+    OPERATIONS = (
+        *("PROTO", "FRAME", "STOP", "MARK", "POP", "POP_MARK", "GLOBAL", "STACK_GLOBAL", "REDUCE", "NEWOBJ", "BUILD"),
+        *("PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE", "GET", "BINGET", "LONG_BINGET", "PERSID", "BINPERSID"),
+        *("NONE", "NEWTRUE", "NEWFALSE", "INT", "BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT", "UNICODE"),
+        *("BINUNICODE", "SHORT_BINUNICODE", "EMPTY_TUPLE", "TUPLE", "TUPLE1", "TUPLE2", "TUPLE3", "EMPTY_LIST"),
+        *("APPEND", "APPENDS", "EMPTY_DICT", "SETITEM", "SETITEMS"),
+    )
+    dispatch = {getattr(pickle, name)[0]: pickle._Unpickler.dispatch[getattr(pickle, name)[0]] for name in OPERATIONS}  # type: ignore[attr-defined]
+
+    def __init__(self, file):
+        super().__init__(file)
+        self.storages: dict[str, Storage] = {}  # that the content refers to
 
     def find_class(self, module, name):
-        if (module, name) == ("collections", "OrderedDict"):
-            return collections.OrderedDict
         if module == "torch" and name in TYPES:
             return name
-        if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
-            return lambda storage, offset, shape, strides, *_: Tensor(storage, offset, shape, strides)
-        if (module, name) == ("torch._utils", "_rebuild_parameter"):
-            return lambda tensor, *_: tensor
-        raise pickle.UnpicklingError(f"it asks for {module}.{name}, which could run code; nothing was run")
+        functions = {
+            ("collections", "OrderedDict"): lambda *_: {},
+            ("argparse", "Namespace"): lambda *_: {},  # the options of a training program
+            ("torch._utils", "_rebuild_tensor_v2"): _rebuild_tensor,
+            ("torch._utils", "_rebuild_parameter"): lambda tensor, *_: tensor,
+        }
+        if (module, name) not in functions:
+            raise pickle.UnpicklingError(f"it asks for {module}.{name}, which could run code; nothing was run")
+        return functions[module, name]
 
     def persistent_load(self, identifier):
         kind, dtype, key, _, elements, *_ = identifier
-        if kind != "storage" or dtype not in TYPES:
-            raise pickle.UnpicklingError(f"it refers to an unknown {kind!r}")
-        return Storage(TYPES[dtype], str(key), int(elements))
+        if not (kind == "storage" and isinstance(dtype, str) and dtype in TYPES and isinstance(elements, int)):
+            raise pickle.UnpicklingError("it refers to something else than numbers of a known type")
+        storage = Storage(TYPES[dtype], str(key) if isinstance(key, (str, int)) else "", elements)
+        return self.storages.setdefault(storage.key, storage)
+
+    def load_build(self):
+        self.stack.pop()
+
+    def load_setitem(self):
+        value, key = self.stack.pop(), self.stack.pop()
+        self._set(self.stack[-1], [key], [value])
+
+    def load_setitems(self):
+        items = self.pop_mark()
+        self._set(self.stack[-1], items[::2], items[1::2])
+
+    def _set(self, mapping, keys, values):
+        if type(mapping) is not dict or any(type(key) not in (str, int) for key in keys):
+            raise pickle.UnpicklingError("its keys are not names")
+        mapping.update(zip(keys, values, strict=True))
+
+    dispatch[pickle.BUILD[0]] = load_build  # type: ignore[assignment]
+    dispatch[pickle.SETITEM[0]] = load_setitem  # type: ignore[assignment]
+    dispatch[pickle.SETITEMS[0]] = load_setitems  # type: ignore[assignment]
 
 
-def _read_zip(archive):
-    """The content of the pickle, and the bytes of each storage."""
-    names = archive.namelist()
-    pickled = next((name for name in names if name.endswith("/data.pkl") or name == "data.pkl"), None)
-    if pickled is None:
-        raise ValueError("it has no data.pkl")
-    folder = pickled.removesuffix("data.pkl")
-    if f"{folder}byteorder" in names and archive.read(f"{folder}byteorder") != b"little":
-        raise ValueError("its numbers have another order of bytes")
-    content = _Unpickler(io.BytesIO(archive.read(pickled))).load()
-    prefix = f"{folder}data/"
-    return content, {name.removeprefix(prefix): archive.read(name) for name in names if name.startswith(prefix)}
+def _rebuild_tensor(storage, offset, shape, strides, *_):
+    if not isinstance(storage, Storage):
+        raise pickle.UnpicklingError("it has a tensor without numbers")
+    return Tensor(storage, int(offset), tuple(map(int, shape)), tuple(map(int, strides)))
+
+
+def _read_zip(file):
+    """The content of the pickle, and the bytes of each storage that it refers to."""
+    with zipfile.ZipFile(file) as archive:
+        names = archive.namelist()
+        if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
+            raise ValueError("it is compressed, which PyTorch never does")
+        pickled = next((name for name in names if name.endswith("/data.pkl") or name == "data.pkl"), None)
+        if pickled is None:
+            raise ValueError("it has no data.pkl")
+        folder = pickled.removesuffix("data.pkl")
+        if f"{folder}byteorder" in names and archive.read(f"{folder}byteorder") != b"little":
+            raise ValueError("its numbers have another order of bytes")
+        unpickler = _Unpickler(io.BytesIO(archive.read(pickled)))
+        content = unpickler.load()
+        return content, {key: archive.read(f"{folder}data/{key}") for key in unpickler.storages}
 
 
 def _read_legacy(file):
-    magic, _, _, content = (_Unpickler(file).load() for _ in range(4))
+    magic, _, _ = (_Unpickler(file).load() for _ in range(3))
     if magic != LEGACY_MAGIC:
         raise ValueError("it does not begin as one")
-    widths = {tensor.storage.key: tensor.storage.dtype.itemsize for tensor in _tensors(content)}
+    unpickler = _Unpickler(file)
+    content = unpickler.load()
     storages = {}
     for key in _Unpickler(file).load():
         (elements,) = struct.unpack("<q", file.read(8))
-        size = elements * widths.get(key, 0)
-        storages[key] = file.read(size)
-        if elements < 0 or len(storages[key]) != size:
+        size = elements * unpickler.storages[key].dtype.itemsize
+        storages[key] = file.read(max(0, size))
+        if len(storages[key]) != size:
             raise EOFError("it ends too early")
     return content, storages
-
-
-def _tensors(content):
-    values = content.values() if isinstance(content, dict) else ()
-    return [tensor for value in values for tensor in ([value] if isinstance(value, Tensor) else _tensors(value))]
 
 
 def _collect(content, storages) -> dict[str, np.ndarray]:
     if not isinstance(content, dict):
         raise ValueError(f"it holds a {type(content).__name__} in place of a dictionary of tensors")
-    for key in NESTED:
-        if isinstance(content.get(key), dict):
-            content = content[key]
-            break
+    content = next((content[key] for key in NESTED if isinstance(content.get(key), dict)), content)
     tensors: dict[Any, Any] = {name: value for name, value in content.items() if isinstance(value, Tensor)}
     if not tensors or len(tensors) < len(content):
         raise ValueError(
             f"it holds {len(content) - len(tensors)} things that are no tensors, and {len(tensors)} that are"
         )
-    return {str(name).removeprefix("module."): _view(value, storages) for name, value in tensors.items()}
+    arrays = {str(name).removeprefix("module."): _view(value, storages) for name, value in tensors.items()}
+    if len(arrays) < len(tensors):
+        raise ValueError("it has names twice, with and without module.")
+    return arrays
 
 
 def _view(tensor, storages):
     """The array of a tensor; its shape and strides, which come from the file, are held to the bytes that are there."""
-    dtype = tensor.storage.dtype
-    elements = np.frombuffer(storages[tensor.storage.key], dtype)
-    shape, strides = (tuple(map(int, values)) for values in (tensor.shape, tensor.strides))
-    last = tensor.offset + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
-    if min((*shape, *strides, tensor.offset, 0)) < 0 or (math.prod(shape) and last >= len(elements)):
+    elements = np.frombuffer(storages[tensor.storage.key], tensor.storage.dtype)
+    reach = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.strides, strict=True))
+    lowest = min((*tensor.shape, *tensor.strides, tensor.offset, 0))
+    if lowest < 0 or (math.prod(tensor.shape) and tensor.offset + reach >= len(elements)):
         raise ValueError("a tensor reaches beyond its numbers")
-    return np.lib.stride_tricks.as_strided(
-        elements[tensor.offset :], shape, [stride * dtype.itemsize for stride in strides], writeable=False
-    )
+    strides = [stride * elements.itemsize for stride in tensor.strides]
+    return np.lib.stride_tricks.as_strided(elements[tensor.offset :], tensor.shape, strides, writeable=False)

@@ -8,11 +8,11 @@ import h5py
 import keras
 import numpy as np
 
-from keras_efficientnet.conversion import from_timm
+from keras_efficientnet.conversion import from_timm, network_layers
 from keras_efficientnet.readers import read_pth, read_safetensors
 
 WEIGHTS_IN_KERAS_FILE = "model.weights.h5"
-OTHERS = {".safetensors": read_safetensors, ".pth": read_pth, ".pt": read_pth, ".bin": read_pth}
+OTHERS = {".safetensors": read_safetensors, ".pth": read_pth, ".pt": read_pth, ".bin": read_pth, ".tar": read_pth}
 
 
 def load_weights(model: keras.Model, source: str) -> None:
@@ -36,7 +36,7 @@ def load_weights(model: keras.Model, source: str) -> None:
     if path.suffix in OTHERS:
         return from_timm(model, OTHERS[path.suffix](path), source=str(path))
     arrays = read_weights(path)
-    wanted = {layer.name: layer for layer in model.layers if layer.weights}
+    wanted = {layer.name: layer for layer in network_layers(model)}
     if "predictions" not in wanted:
         arrays.pop("predictions", None)  # a network without its top takes the rest of a whole one
     _check_fit(path, model, arrays, wanted)

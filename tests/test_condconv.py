@@ -100,12 +100,25 @@ def test_mixed_precision_computes_in_half_and_keeps_whole_weights(kind):
     assert_same([tf.cast(outputs, "float32")], [loop(layer, features, routing)], tolerance=2**-5)
 
 
-def test_experts_are_drawn_each_by_the_fan_of_one():
+@pytest.mark.parametrize(
+    ("initializer", "shape", "deviation"),
+    [
+        # tensorflow/tpu, condconv_layers.py: the ordinary initialiser, sqrt(2 / fan_out), on the shape of one expert
+        (
+            keras.initializers.VarianceScaling(2.0, "fan_out", "untruncated_normal"),
+            (8, 1, 1, 64, 256),
+            np.sqrt(2 / 256),
+        ),
+        (keras.initializers.VarianceScaling(2.0, "fan_out", "untruncated_normal"), (8, 5, 5, 900, 1), np.sqrt(2 / 25)),
+        ("glorot_uniform", (8, 3, 3, 40, 60), np.sqrt(2 / (9 * 100))),
+        (keras.initializers.RandomNormal(stddev=0.3), (8, 3, 3, 40, 60), 0.3),
+        (keras.initializers.RandomNormal(stddev=0.3, seed=1), (8, 3, 3, 40, 60), 0.3),
+    ],
+)
+def test_experts_are_drawn_each_by_the_fan_of_one(initializer, shape, deviation):
     keras.utils.set_random_seed(0)
-    draw = PerExpert(keras.initializers.VarianceScaling(2.0, "fan_out", "untruncated_normal"))
-    kernels = np.asarray(draw((8, 1, 1, 64, 256)))
-    # tensorflow/tpu, condconv_layers.py: the ordinary initialiser, sqrt(2 / fan_out), on the shape of one expert
-    np.testing.assert_allclose(kernels.std(axis=(1, 2, 3, 4)), np.sqrt(2 / 256), rtol=0.03)
+    kernels = np.asarray(PerExpert(initializer)(shape))
+    np.testing.assert_allclose(kernels.std(axis=(1, 2, 3, 4)), deviation, rtol=0.03)
     assert len({kernel.tobytes() for kernel in kernels}) == 8
 
 
@@ -119,8 +132,12 @@ def test_config_round_trip_needs_no_custom_objects(kind, arguments):
 
 
 def test_no_expert_and_a_routing_for_others_are_errors():
-    with pytest.raises(ValueError, match="`experts` must be at least 1. Received: experts=0"):
+    with pytest.raises(ValueError, match="`experts` must be a whole number, at least 1. Received: experts=0"):
         CondConv2D(8, 1, experts=0)
+    with pytest.raises(ValueError, match=r"`kernel_size` must be a whole number, .* Received: kernel_size=\(3, 3\)"):
+        DepthwiseCondConv2D((3, 3), experts=3)
+    with pytest.raises(ValueError, match="`padding` must be 'same' or 'valid'. Received: padding='VALID'"):
+        DepthwiseCondConv2D(3, experts=3, padding="VALID")
     with pytest.raises(ValueError, match=r"`routing` must be \[batch, 3\], as `experts`. Received: shape=\(None, 4\)"):
         CondConv2D(8, 1, experts=3)([keras.Input((7, 7, 4)), keras.Input((4,))])
 

@@ -2,6 +2,8 @@
 
 import gzip
 import json
+import resource
+import time
 import warnings
 
 import keras
@@ -163,7 +165,29 @@ def test_the_arrays_of_another_variant_are_refused(model):
 
 def test_a_network_that_is_none_of_ours_is_refused(arrays):
     other = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2, name="dense")], name="other")
-    assert_refused(other, arrays, "other has dense/kernel, which is no part of an EfficientNet")
+    assert_refused(other, arrays, "other has no layer of an EfficientNet of this package")
+
+
+def test_a_classifier_is_taken_whole_or_not_at_all(model, arrays):
+    arrays["classifier.bias"] = np.zeros(7, "float32")
+    assert_refused(model, arrays, r"classifier.bias is \[10\], the file has \[7\]")
+
+
+def test_layers_of_others_before_the_network_are_left_alone(tiny, arrays):
+    image = keras.Input((32, 32, 3))
+    colour = keras.layers.Conv2D(3, 1, name="colour")(image)
+    network = models.make_model(tiny, classes=10, input_tensor=colour)
+    before = network.get_layer("colour").get_weights()
+    conversion.from_timm(network, arrays)
+    np.testing.assert_array_equal(network.get_layer("colour").get_weights()[0], before[0])
+    np.testing.assert_array_equal(network.get_layer("top_bn").get_weights()[1], arrays["bn2.bias"])
+    conversion.from_timm(models.features(network), arrays)  # without its head
+
+
+def test_a_network_inside_another_model_is_pointed_at(model, arrays):
+    outer = keras.Sequential([model], name="outer")
+    with pytest.raises(ValueError, match=r"outer has no layer .* Give outer.get_layer\('tiny'\)"):
+        conversion.from_timm(outer, arrays)
 
 
 def test_half_precision_fills_a_model(model, arrays):
@@ -180,7 +204,9 @@ def test_without_a_top_the_classifier_is_left_over_quietly(tiny, arrays):
 def test_other_classes_keep_the_backbone_and_say_so(tiny, arrays):
     other = models.make_model(tiny, classes=7, name="seven")
     before = other.get_layer("predictions").get_weights()
-    with pytest.warns(UserWarning, match="b0.pth is for 10 classes, seven for 7: its classifier stays .* Train it"):
+    with pytest.warns(
+        UserWarning, match="b0.pth is for 10 classes, seven for 7: its classifier stays as it was. Train it"
+    ):
         conversion.from_timm(other, arrays, "b0.pth")
     np.testing.assert_array_equal(other.get_layer("predictions").get_weights()[0], before[0])
     np.testing.assert_array_equal(other.get_layer("top_bn").get_weights()[1], arrays["bn2.bias"])
@@ -211,3 +237,16 @@ def test_a_grey_image_means_the_same_to_one_channel_and_to_three(tiny, arrays):
             conversion.from_timm(network, arrays)
             outputs.append(network(np.repeat(grey, channels, axis=-1), training=False))
     np.testing.assert_allclose(*outputs, rtol=1e-4)
+
+
+@pytest.mark.slow
+def test_b7_is_converted_within_three_seconds_and_two_copies():
+    state = read_state("tf_efficientnet_b7")
+    network = make("tf_efficientnet_b7")
+    size = sum(array.nbytes for array in state.values())
+    resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    start = time.perf_counter()
+    conversion.from_timm(network, state)
+    assert time.perf_counter() - start < 3
+    grown = 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - resident)
+    assert grown < 0.2 * size  # the two copies were there before: the arrays and the model

@@ -3,6 +3,8 @@
 By default one network of each kind runs; `pytest -m slow` runs the others (the whole matrix: README.md, Tests).
 """
 
+import gc
+
 import keras
 import numpy as np
 import pytest
@@ -31,7 +33,22 @@ EXPORTED = [
 @pytest.fixture(scope="module", params=MEMBERS)
 def member(request):
     """A name, and the network with reference weights, built once for all properties."""
-    return request.param, fill(make(request.param))
+    yield request.param, spread(fill(make(request.param)))
+    keras.backend.clear_session()
+    gc.collect()
+
+
+def spread(model):
+    """Scales the classifier, so that the probabilities of an image, and of different images, differ clearly."""
+    kernel, bias = model.get_layer("predictions").get_weights()
+    features = keras.Model(model.input, model.get_layer("avg_pool").output)
+    rows = predict(features)
+    centred = (rows[0] - rows[1]) @ kernel
+    kernel *= 4 / np.abs(centred).max()
+    bias -= rows.mean(axis=0) @ kernel
+    model.get_layer("predictions").set_weights([kernel, bias])
+    assert np.abs(np.diff(predict(model), axis=0)).max() > 0.3
+    return model
 
 
 def make(name, **arguments):
@@ -97,7 +114,7 @@ def test_mixed_bfloat16_predicts_close_to_float32(member, set_policy):
     half.set_weights(model.get_weights())
     outputs = predict(half)
     assert outputs.dtype == "float32"
-    np.testing.assert_allclose(outputs, predict(model), rtol=0, atol=0.12)  # shares; 7 bits through up to 88 blocks
+    np.testing.assert_allclose(outputs, predict(model), rtol=0, atol=0.15)  # shares that spread over 0.3 and more
 
 
 def test_xla_compiles_it(member):
@@ -118,10 +135,10 @@ def check_exports(model, folder):
 
 @pytest.mark.parametrize("name", EXPORTED)
 def test_saved_model_and_tflite_are_the_network(name, tmp_path):
-    check_exports(fill(make(name, input_shape=(64, 64, 3))), tmp_path)
+    check_exports(spread(fill(make(name, input_shape=(64, 64, 3)))), tmp_path)
 
 
 @pytest.mark.parametrize("padding", ["same", "symmetric"])
 def test_experts_are_exported_for_one_image_and_for_any_number(tmp_path, padding):
     row = VARIANTS["efficientnet-condconv-b0-4e"]._replace(width=0.25, depth=0.1, padding=padding)
-    check_exports(fill(models.make_model(row, classes=5, input_shape=(64, 64, 3))), tmp_path)
+    check_exports(spread(fill(models.make_model(row, classes=5, input_shape=(64, 64, 3)))), tmp_path)

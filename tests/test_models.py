@@ -188,7 +188,10 @@ def test_create_model_finds_the_builder_by_name(monkeypatch, name):
 
 
 def test_create_model_names_what_it_does_not_know():
-    with pytest.raises(ValueError, match="Unknown model 'efficientnet-b9'. Choose one of: efficientnet-b0, "):
+    with pytest.raises(
+        ValueError,
+        match="Unknown model 'efficientnet-b9'. Did you mean 'efficientnet-b\\d'. Choose one of: efficientnet-b0, ",
+    ):
         models.create_model("efficientnet-b9")
     with pytest.raises(TypeError, match="depth"):
         models.create_model("efficientnet-b0", depth=2)
@@ -201,6 +204,7 @@ def test_create_model_names_what_it_does_not_know():
         ("*-b[67]", ["efficientnet-b6", "efficientnet-b7"]),
         ("*condconv*", [f"efficientnet-condconv-{name}" for name in ("b0-4e", "b0-8e", "b1-8e")]),
         ("*l?", ["efficientnet-l2"]),
+        ("tf_efficientnet_cc_b0*", ["efficientnet-condconv-b0-4e", "efficientnet-condconv-b0-8e"]),
         ("b0", []),
     ],
 )

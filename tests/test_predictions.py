@@ -42,6 +42,8 @@ def test_preprocess_input_leaves_its_argument_alone_and_takes_one_image():
 def test_preprocess_input_names_what_it_cannot_take():
     with pytest.raises(ValueError, match="Unknown model 'resnet50'"):
         models.preprocess_input(np.zeros((1, 4, 4, 3)), "resnet50")
+    with pytest.raises(ValueError, match=r"must be \[..., height, width, channels\]. Received: shape=\(1, 3, 64, 64\)"):
+        models.preprocess_input(np.zeros((1, 3, 64, 64)))
 
 
 def test_imagenet_has_a_thousand_sorted_wordnet_ids():

@@ -7,13 +7,13 @@ types; the training file has zeros as `state_dict` and ones as `state_dict_ema`.
 import io
 import pickle
 import re
-import shutil
 import zipfile
 
 import numpy as np
 import pytest
 import safetensors.numpy
 from conftest import GOLDEN
+from reference import fill
 
 from keras_efficientnet import load_weights, models
 from keras_efficientnet.conversion import to_timm
@@ -96,6 +96,63 @@ def test_a_tensor_beyond_its_numbers_is_refused(tmp_path, offset, shape, strides
         read_pth(path)
 
 
+def read_made(tmp_path, content, message, **storages):
+    path = write_zip(tmp_path / "made.pth", content, storages)
+    with pytest.raises(ValueError, match=message):
+        read_pth(path)
+
+
+def test_a_storage_that_is_none_is_refused(tmp_path):
+    """A dictionary in its place could tell numpy of numbers of any width, and read the memory of others."""
+    fake = b"}(X\x03\x00\x00\x00keyX\x01\x00\x00\x000u"  # {"key": "0"}
+    tensor = b"ctorch._utils\n_rebuild_tensor_v2\n(" + fake + b"K\x00K\x01\x85K\x01\x85\x89}tR"
+    content = b"\x80\x02}(X\x01\x00\x00\x00w" + tensor + b"u."
+    read_made(tmp_path, content, "it has a tensor without numbers", **{"0": b"\x00" * 4})
+
+
+def test_a_file_cannot_take_for_ever_or_all_memory(tmp_path):
+    doubled = b"\x80\x02}()" + b"q\x00h\x00\x86" * 60  # a tuple of another twice, sixty deep: 2**60 hashes
+    read_made(tmp_path, doubled + b"K\x00u.", "its keys are not names")
+    read_made(tmp_path, b"\x80\x02}r\x00\x00\x00\x04" + b".", "it holds 0 things")  # the memo's place 67,108,864
+    read_made(tmp_path, b"\x80\x02}2.", "not a whole .pth file")  # DUP, which no pickler writes
+    path = tmp_path / "bomb.pth"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("archive/data.pkl", b"\x80\x02}.")
+        archive.writestr("archive/data/0", bytes(10**6))
+    with pytest.raises(ValueError, match="it is compressed"):
+        read_pth(path)
+
+
+def write_state(path, arrays):
+    """As `torch.save` writes a state_dict: names, records of tensors, and a storage for each."""
+    content, storages = b"\x80\x02ccollections\nOrderedDict\n)R(", {}
+    for number, (name, array) in enumerate(arrays.items()):
+        dump = lambda value: pickle.dumps(value, protocol=2)[2:-1]  # noqa: E731  without its frame
+        kind = {"float32": b"FloatStorage", "int64": b"LongStorage"}[array.dtype.name]
+        strides = tuple(stride // array.itemsize for stride in array.strides)
+        storage = b"(" + dump("storage") + b"ctorch\n" + kind + b"\n" + dump(str(number)) + dump("cpu")
+        storage += dump(array.size) + b"tQ"
+        record = b"ctorch._utils\n_rebuild_tensor_v2\n(" + storage + dump(0) + dump(array.shape) + dump(strides)
+        content += dump(name) + record + b"\x89}tR"
+        storages[str(number)] = array.tobytes()
+    return write_zip(path, content + b"u.", storages)
+
+
+@pytest.mark.parametrize("name", ["b0.safetensors", "b0.pth", "best.pth.tar"])
+def test_a_builder_takes_timms_file(tiny, tmp_path, name):
+    source = fill(models.make_model(tiny, classes=10))
+    write = write_state if ".pth" in name else lambda path, arrays: safetensors.numpy.save_file(arrays, path)
+    write(tmp_path / name, to_timm(source))
+    loaded = models.make_model(tiny, classes=10, weights=tmp_path / name)
+    for ours, theirs in zip(loaded.get_weights(), source.get_weights(), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_the_file_of_another_network_is_refused(tiny):
+    with pytest.raises(ValueError, match="state.pth does not fit .* Missing: .*bn1.bias.* Unused: .*a.weight"):
+        load_weights(models.make_model(tiny, classes=10), FILES / "state.pth")
+
+
 @pytest.mark.parametrize("name", ["state.pth", "legacy.pth", "training.pth"])
 def test_a_file_cut_anywhere_is_refused(tmp_path, name):
     whole = (FILES / name).read_bytes()
@@ -132,21 +189,3 @@ def test_safetensors_cut_or_other_are_refused(tmp_path):
         path.write_bytes(content)
         with pytest.raises(ValueError, match="x.safetensors is not a whole .safetensors file"):
             read_safetensors(path)
-
-
-@pytest.mark.parametrize("name", ["b0.safetensors", "b0.pth"])
-def test_a_builder_takes_timms_file(tiny, tmp_path, name):
-    model = models.make_model(tiny, classes=10)
-    arrays = {
-        key: np.random.default_rng(0).uniform(0.5, 1.5, x.shape).astype(x.dtype) for key, x in to_timm(model).items()
-    }
-    path = tmp_path / name
-    if name.endswith(".safetensors"):
-        safetensors.numpy.save_file(arrays, path)
-    else:
-        shutil.copy(FILES / "state.pth", path)
-        with pytest.raises(ValueError, match="b0.pth does not fit .* Missing: .*bn1.bias.* Unused: .*a.weight"):
-            load_weights(model, path)
-        return
-    loaded = models.make_model(tiny, classes=10, weights=path)
-    np.testing.assert_array_equal(loaded.get_layer("top_bn").get_weights()[1], arrays["bn2.bias"])
