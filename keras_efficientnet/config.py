@@ -39,7 +39,10 @@ class TrainConfig:
     num_train_images: int | None = option(None, "Training images; counted by default.", least=1)
     num_eval_images: int | None = option(None, "Validation images; counted by default.", least=1)
     crop_fraction: float | None = option(
-        None, "Share of the shorter side that evaluation keeps; size / (size + 32) by default, as official.", least=0.01
+        None, "Share of the shorter side that evaluation keeps; the network's own by default, as official.", least=0.01
+    )
+    interpolation: str | None = option(
+        None, "How images are resized; the network's own way by default.", choices=("bicubic", "bilinear")
     )
     half_pixel_centers: bool = option(
         False, "Resize on the grid of PIL, timm and tf.image.resize, not on that of the official checkpoints."

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
+from keras_efficientnet.architectures import Variant
 from keras_efficientnet.augmentation import AUGMENTATIONS
 from keras_efficientnet.preprocessing import image_for_evaluation, image_for_training
 
@@ -35,12 +36,12 @@ class Data(NamedTuple):
     class_names: tuple[str, ...] | None
 
 
-def make_datasets(config, resolution: int) -> Data:
+def make_datasets(config, variant: Variant) -> Data:
     """The training and validation data that `config`, a TrainConfig, asks for.
 
     Args:
         config: its `data_dir` holds the files, the embedded digits by default.
-        resolution: side of the images, in pixels.
+        variant: the network: the size of the images, and how they are cropped and resized where `config` is silent.
 
     Raises:
         FileNotFoundError: no such files.
@@ -52,9 +53,9 @@ def make_datasets(config, resolution: int) -> Data:
     train_images = config.num_train_images or count_images("train", train_files, config.num_label_classes)
     valid_images = config.num_eval_images or count_images("validation", valid_files, config.num_label_classes)
     return Data(
-        train=lambda start: _train(train_files, train_images, config, resolution, start),
+        train=lambda start: _train(train_files, train_images, config, variant, start),
         train_images=train_images,
-        valid=_valid(valid_files, config, resolution).take(valid_images) if valid_files else None,
+        valid=_valid(valid_files, config, variant).take(valid_images) if valid_files else None,
         valid_images=valid_images,
         class_names=_class_names(folder, config.num_label_classes),
     )
@@ -115,7 +116,7 @@ def _class_names(folder, classes):
     return names
 
 
-def _train(files, images, config, resolution, start):
+def _train(files, images, config, variant, start):
     """The examples from number `start` on, counted over all epochs; each epoch has its own order."""
     seed = tf.random.split(tf.constant([config.seed, 0]), 2)  # of the order; of the pixels
 
@@ -128,7 +129,7 @@ def _train(files, images, config, resolution, start):
     def example(epoch, index, record):
         pixels_seed = tf.random.fold_in(tf.random.fold_in(seed[1], epoch), index)
         data, label = parse(record, config.num_label_classes)
-        return _augmented(data, pixels_seed, config, resolution), label
+        return _augmented(data, pixels_seed, config, variant), label
 
     epochs = tf.data.Dataset.range(start // images, tf.int64.max)
     records = epochs.flat_map(epoch_records).skip(start % images)  # skipped before they are decoded
@@ -143,28 +144,32 @@ def _shuffled(files, seed):
     return records.shuffle(SHUFFLE_BUFFER, seed=tf.cast(seed[0], tf.int64))
 
 
-def _augmented(data, seed, config, resolution):
+def _augmented(data, seed, config, variant):
     crop_seed, augment_seed = tf.unstack(tf.random.split(seed, 2))
     image = image_for_training(
         data,
-        resolution,
+        variant.resolution,
         crop_seed,
         random_crop=config.random_resized_crop,
         random_flip=config.random_flip,
-        **_resampling(config),
+        **_resampling(config, variant),
     )
     augment = AUGMENTATIONS[config.augment_name]
     return augment(image, augment_seed) if augment else image
 
 
-def _resampling(config):
-    return {"crop_fraction": config.crop_fraction, "half_pixel_centers": config.half_pixel_centers}
+def _resampling(config, variant):
+    return {
+        "crop_fraction": config.crop_fraction or variant.crop_fraction,
+        "interpolation": config.interpolation or variant.interpolation,
+        "half_pixel_centers": config.half_pixel_centers,
+    }
 
 
-def _valid(files, config, resolution):
+def _valid(files, config, variant):
     def example(record):
         data, label = parse(record, config.num_label_classes)
-        return image_for_evaluation(data, resolution, **_resampling(config)), label
+        return image_for_evaluation(data, variant.resolution, **_resampling(config, variant)), label
 
     return tf.data.TFRecordDataset(files).map(example, num_parallel_calls=tf.data.AUTOTUNE)
 

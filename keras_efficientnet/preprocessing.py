@@ -11,20 +11,28 @@ CROP_RATIO = (3 / 4, 4 / 3)  # width to height
 CROP_ATTEMPTS = 10
 
 
-def image_for_evaluation(data, size: int, *, crop_fraction: float | None = None, half_pixel_centers: bool = False):
+def image_for_evaluation(
+    data,
+    size: int,
+    *,
+    crop_fraction: float | None = None,
+    interpolation: str = "bicubic",
+    half_pixel_centers: bool = False,
+):
     """The centre of an image.
 
     Args:
         data: bytes of a JPEG, PNG, GIF or BMP, a string scalar.
         size: side of the result, in pixels.
         crop_fraction: share of the shorter side that is kept, in (0, 1]; size / (size + 32) by default.
+        interpolation: "bicubic" or "bilinear", both without antialiasing, as the official code has them.
         half_pixel_centers: the grid of PIL, timm and tf.image.resize; that of the published checkpoints by default.
 
     Returns:
         float32 [size, size, 3], from 0 to 255 but for the overshoot of the bicubic filter.
     """
     window = _central_window(_shape(data), size, crop_fraction)
-    return _resize(_decode_and_crop(data, window), size, half_pixel_centers)
+    return _resize(_decode_and_crop(data, window), size, interpolation, half_pixel_centers)
 
 
 def image_for_training(
@@ -35,6 +43,7 @@ def image_for_training(
     random_crop: bool,
     random_flip: bool,
     crop_fraction: float | None = None,
+    interpolation: str = "bicubic",
     half_pixel_centers: bool = False,
 ):
     """A random part of an image, or its centre; perhaps mirrored. Otherwise as `image_for_evaluation`.
@@ -46,6 +55,7 @@ def image_for_training(
         random_crop: whether to take a random part, 8 to 100 % of the area; else the centre.
         random_flip: whether to mirror half of the images.
         crop_fraction: of the centre.
+        interpolation: as there.
         half_pixel_centers: as there.
 
     Returns:
@@ -56,15 +66,13 @@ def image_for_training(
     window = _central_window(shape, size, crop_fraction)
     if random_crop:
         window = _random_window(shape, crop_seed, otherwise=window)
-    image = _resize(_decode_and_crop(data, window), size, half_pixel_centers)
+    image = _resize(_decode_and_crop(data, window), size, interpolation, half_pixel_centers)
     return tf.image.stateless_random_flip_left_right(image, flip_seed) if random_flip else image
 
 
-def _resize(image, size, half_pixel_centers):
-    """Bicubic, without antialiasing, as the official code has it."""
-    resized = tf.raw_ops.ResizeBicubic(
-        images=image[tf.newaxis], size=[size, size], half_pixel_centers=half_pixel_centers
-    )
+def _resize(image, size, interpolation, half_pixel_centers):
+    resize = {"bicubic": tf.raw_ops.ResizeBicubic, "bilinear": tf.raw_ops.ResizeBilinear}[interpolation]
+    resized = resize(images=image[tf.newaxis], size=[size, size], half_pixel_centers=half_pixel_centers)
     return tf.reshape(resized, (size, size, 3))
 
 

@@ -48,7 +48,7 @@ def run(config: TrainConfig) -> dict[str, Any]:
     keras.utils.set_random_seed(config.seed)
     variant = make_variant(config)
     strategy = make_strategy(config)
-    data = make_datasets(config, variant.resolution)
+    data = make_datasets(config, variant)
     folder = Path(config.directory)
     with strategy.scope():
         training = Run(config, variant, data.train_images, strategy)

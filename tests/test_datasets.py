@@ -10,6 +10,7 @@ import make_sample
 import numpy as np
 import pytest
 import tensorflow as tf
+from conftest import TINY
 from sklearn.datasets import load_digits
 
 from keras_efficientnet import datasets
@@ -54,7 +55,7 @@ def test_split_is_stratified_and_shares_no_digit():
 
 
 def test_validation_images_are_the_digits_in_order():
-    data = make_datasets(make_config(), 8)
+    data = make_datasets(make_config(), TINY._replace(resolution=8))
     images, labels = next(data.valid.batch(500).as_numpy_iterator())
     expected, digits = pixels_and_labels(SAMPLE.glob("validation-*"))
     np.testing.assert_array_equal(images[..., 0], expected)
@@ -64,7 +65,7 @@ def test_validation_images_are_the_digits_in_order():
 
 
 def test_every_epoch_holds_every_image_once_in_its_own_order():
-    data = make_datasets(make_config(**PLAIN), 8)
+    data = make_datasets(make_config(**PLAIN), TINY._replace(resolution=8))
     images, _ = next(data.train(0).batch(3 * data.train_images).as_numpy_iterator())
     epochs = [[image.tobytes() for image in part] for part in np.split(images, 3)]
     assert len(set(epochs[0])) == data.train_images == 1442
@@ -74,7 +75,7 @@ def test_every_epoch_holds_every_image_once_in_its_own_order():
 
 @pytest.mark.parametrize("start", [1, 1441, 1442, 3000])
 def test_training_goes_on_where_it_stopped(start):
-    data = make_datasets(make_config(), 16)
+    data = make_datasets(make_config(), TINY._replace(resolution=16))
     whole = next(data.train(0).skip(start).batch(8).as_numpy_iterator())
     resumed = next(data.train(start).batch(8).as_numpy_iterator())
     for expected, value in zip(whole, resumed, strict=True):
@@ -83,24 +84,28 @@ def test_training_goes_on_where_it_stopped(start):
 
 @pytest.mark.parametrize("global_seed", [0, 5])
 def test_global_seed_changes_nothing(global_seed):
-    first = next(make_datasets(make_config(), 16).train(0).batch(8).as_numpy_iterator())[0]
+    first = next(make_datasets(make_config(), TINY._replace(resolution=16)).train(0).batch(8).as_numpy_iterator())[0]
     tf.random.set_seed(global_seed)
     np.testing.assert_array_equal(
-        next(make_datasets(make_config(), 16).train(0).batch(8).as_numpy_iterator())[0], first
+        next(make_datasets(make_config(), TINY._replace(resolution=16)).train(0).batch(8).as_numpy_iterator())[0], first
     )
 
 
 def test_seed_decides_order_and_pixels():
     def first(seed):
-        return next(make_datasets(make_config(seed=seed), 16).train(0).batch(8).as_numpy_iterator())[0]
+        return next(
+            make_datasets(make_config(seed=seed), TINY._replace(resolution=16)).train(0).batch(8).as_numpy_iterator()
+        )[0]
 
     np.testing.assert_array_equal(first(3), first(3))
     assert np.abs(first(3) - first(4)).max() > 1
 
 
 def test_images_are_augmented_anew_each_epoch():
-    plain, _ = next(make_datasets(make_config(**PLAIN), 16).train(0).batch(1).as_numpy_iterator())
-    data = make_datasets(make_config(), 16)
+    plain, _ = next(
+        make_datasets(make_config(**PLAIN), TINY._replace(resolution=16)).train(0).batch(1).as_numpy_iterator()
+    )
+    data = make_datasets(make_config(), TINY._replace(resolution=16))
     first, again = [next(data.train(0).batch(1).as_numpy_iterator())[0] for _ in range(2)]
     assert np.abs(first - plain).max() > 1
     np.testing.assert_array_equal(first, again)
@@ -110,7 +115,7 @@ def test_images_are_augmented_anew_each_epoch():
 
 @pytest.mark.parametrize("images", [5, 2000])
 def test_an_epoch_has_as_many_images_as_the_option_says(images):
-    data = make_datasets(make_config(num_train_images=images, **PLAIN), 8)
+    data = make_datasets(make_config(num_train_images=images, **PLAIN), TINY._replace(resolution=8))
     whole, _ = next(data.train(0).batch(3 * images).as_numpy_iterator())
     resumed, _ = next(data.train(2 * images - 3).batch(images).as_numpy_iterator())
     np.testing.assert_array_equal(resumed, whole[2 * images - 3 :][:images])
@@ -128,20 +133,20 @@ def broken_copy(folder, change):
 def test_file_that_is_cut_off_is_named_before_training(tmp_path, size, record):
     config = broken_copy(tmp_path, lambda data: data[:size])
     with pytest.raises(ValueError, match=rf"train-00001-of-00004 is cut off.*within record {record} "):
-        make_datasets(config, 8)
+        make_datasets(config, TINY._replace(resolution=8))
 
 
 def test_folder_without_records_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=re.escape(f"No files train-* in {str(tmp_path)!r}")):
-        make_datasets(make_config(data_dir=str(tmp_path)), 8)
+        make_datasets(make_config(data_dir=str(tmp_path)), TINY._replace(resolution=8))
     (tmp_path / "train-00000-of-00001").touch()
     with pytest.raises(ValueError, match="hold no record"):
-        make_datasets(make_config(data_dir=str(tmp_path), mode="train"), 8)
+        make_datasets(make_config(data_dir=str(tmp_path), mode="train"), TINY._replace(resolution=8))
 
 
 @pytest.mark.parametrize("classes, label", [(9, 10), (5, 6)])
 def test_label_outside_the_classes_stops_the_reading(classes, label):
-    data = make_datasets(make_config(num_label_classes=10, **PLAIN), 8)
+    data = make_datasets(make_config(num_label_classes=10, **PLAIN), TINY._replace(resolution=8))
     assert next(data.train(0).batch(64).as_numpy_iterator())[1].max() == 9
     files = [str(path) for path in SAMPLE.glob("train-*")]
     records = tf.data.TFRecordDataset(files).map(lambda record: datasets.parse(record, classes))
@@ -151,9 +156,24 @@ def test_label_outside_the_classes_stops_the_reading(classes, label):
 
 def test_names_of_the_classes_must_be_as_many_as_the_classes():
     with pytest.raises(ValueError, match="names 10 classes, `num_label_classes` is 12"):
-        make_datasets(make_config(num_label_classes=12), 8)
+        make_datasets(make_config(num_label_classes=12), TINY._replace(resolution=8))
 
 
 def test_imagenet_is_not_counted():
     files = [f"/nowhere/train-{number:05d}-of-01024" for number in range(1024)]
     assert datasets.count_images("train", files, 1000) == 1_281_167  # Russakovsky et al. 2014, arxiv.org/abs/1409.0575
+
+
+@pytest.mark.parametrize(
+    ("options", "changes"),
+    [({}, {"interpolation": "bilinear", "crop_padding": 0}), ({"interpolation": "bilinear", "crop_fraction": 1.0}, {})],
+    ids=["of the network", "of the options"],
+)
+def test_images_are_cropped_and_resized_as_the_network_or_the_options_say(options, changes):
+    """EfficientNet-Lite and EdgeTPU: bilinear; torchvision's B2: no crop. 8 x 8 digits at 12 pixels."""
+    given = {"recipe": "official", "num_label_classes": 10, "mode": "eval", **options}
+    data = make_datasets(make_config(**given), TINY._replace(resolution=12, **changes))
+    images = next(data.valid.batch(5).as_numpy_iterator())[0]
+    pixels, _ = pixels_and_labels(SAMPLE.glob("validation-*"))
+    expected = tf.compat.v1.image.resize_bilinear(pixels[:5, ..., None].repeat(3, -1), (12, 12))
+    np.testing.assert_allclose(images, expected, atol=1e-3)

@@ -1,10 +1,12 @@
 """Oracle: golden/preprocessing.npz, made by the official code on TensorFlow 1.15 from synthetic JPEGs."""
 
+import io
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tensorflow as tf
+from PIL import Image
 
 from keras_efficientnet import preprocessing
 from keras_efficientnet.preprocessing import image_for_evaluation, image_for_training
@@ -29,6 +31,50 @@ def test_evaluation_image_is_the_official_one(name, traced):
     make = tf.function(image_for_evaluation) if traced else image_for_evaluation
     image = make(jpeg(name), 48)
     np.testing.assert_allclose(image[::3, ::3], GOLDEN[f"image/{name}"], rtol=0, atol=0.01)
+
+
+@pytest.mark.parametrize("name", JPEGS)
+def test_bilinear_image_is_the_official_one_of_lite_and_edgetpu(name):
+    image = image_for_evaluation(jpeg(name), 48, interpolation="bilinear")
+    np.testing.assert_allclose(image[::6, ::6], GOLDEN[f"bilinear/{name}"], rtol=0, atol=0.01)
+
+
+def picture(mode, kind, **options):
+    """A picture of Pillow's: its red, green and blue as RGB, and the bytes of the file."""
+    pixels = np.stack(np.meshgrid(np.arange(0, 240, 6), np.arange(10, 250, 6)), axis=-1).astype("uint8")
+    image = Image.fromarray(np.concatenate([pixels, 255 - pixels[..., :1]], axis=-1)).convert(mode)
+    stream = io.BytesIO()
+    image.save(stream, kind, **options)
+    return np.asarray(image.convert("RGB")).astype(int), tf.constant(stream.getvalue())
+
+
+# mean difference of grey levels: lossless 0; JPEG's decoders differ by some levels (CMYK also in the conversion)
+@pytest.mark.parametrize(
+    ("mode", "kind", "options", "tolerance"),
+    [
+        ("RGB", "JPEG", {"quality": 95}, 1.5),
+        ("RGB", "JPEG", {"quality": 95, "progressive": True}, 1.5),
+        ("L", "JPEG", {"quality": 95}, 1.5),
+        ("CMYK", "JPEG", {"quality": 95}, 3),
+        ("P", "PNG", {}, 0),
+        ("RGBA", "PNG", {}, 0),
+        ("RGB", "BMP", {}, 0),
+        ("P", "GIF", {}, 0),
+    ],
+)
+def test_pictures_of_every_kind_become_rgb(mode, kind, options, tolerance):
+    pixels, data = picture(mode, kind, **options)
+    for image in (
+        image_for_evaluation(data, 40, crop_fraction=1.0),
+        image_for_training(data, 40, SEED, random_crop=False, random_flip=False, crop_fraction=1.0),
+    ):
+        assert np.abs(image.numpy() - pixels).mean() <= tolerance
+
+
+def test_sixteen_bits_are_cut_to_eight():
+    pixels = np.arange(0, 65536, 1024, "uint16").reshape(8, 8, 1)
+    image = image_for_evaluation(tf.io.encode_png(pixels), 8, crop_fraction=1.0)
+    np.testing.assert_allclose(image, np.repeat(pixels >> 8, 3, axis=2), atol=1)
 
 
 @pytest.mark.parametrize("size", [224, 380, 600])
