@@ -50,8 +50,17 @@ class TrainConfig:
     random_resized_crop: bool = option(True, "Train on random parts of the images, not on evaluation's crop.")
     random_flip: bool = option(True, "Mirror every second training image.")
     augment_name: str | None = option(
-        None, "Further augmentation: affine turns, scales, shears and shifts a little.", choices=("affine",)
+        None,
+        "Further augmentation: AutoAugment (v0), RandAugment, or affine, which turns, scales and shifts a little.",
+        choices=("affine", "autoaugment", "randaugment"),
     )
+    augment_version: str = option(
+        "pil",
+        "AutoAugment's and RandAugment's operations as Pillow has them, or as the code of the published checkpoints.",
+        choices=("pil", "official"),
+    )
+    randaug_num_layers: int = option(2, "Operations of RandAugment on an image.", least=1)
+    randaug_magnitude: float = option(10.0, "Level of RandAugment's operations; 17 for B5, 28 for B7 and B8.", least=0)
 
     # how
     mode: str = option(

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from keras_efficientnet.architectures import Variant
-from keras_efficientnet.augmentation import AUGMENTATIONS
+from keras_efficientnet.augmentation import make_augmentation
 from keras_efficientnet.preprocessing import image_for_evaluation, image_for_training
 
 FEATURES = {
@@ -154,7 +154,12 @@ def _augmented(data, seed, config, variant):
         random_flip=config.random_flip,
         **_resampling(config, variant),
     )
-    augment = AUGMENTATIONS[config.augment_name]
+    augment = make_augmentation(
+        config.augment_name,
+        num_layers=config.randaug_num_layers,
+        magnitude=config.randaug_magnitude,
+        official=config.augment_version == "official",
+    )
     return augment(image, augment_seed) if augment else image
 
 

@@ -1,10 +1,19 @@
 """Hand arithmetic on small images."""
 
 import numpy as np
+import pytest
 import tensorflow as tf
 
 from keras_efficientnet import augmentation
-from keras_efficientnet.augmentation import random_affine, transform
+from keras_efficientnet.augmentation import (
+    POLICY_V0,
+    autoaugment,
+    make_augmentation,
+    randaugment,
+    random_affine,
+    transform,
+)
+from keras_efficientnet.augmentation.operations import OPS
 
 IMAGE = tf.constant(np.random.RandomState(0).rand(8, 8, 3).astype("float32") * 255)
 IDENTITY = tf.constant([[1.0, 0.0], [0.0, 1.0]])
@@ -42,3 +51,61 @@ def test_centre_moves_by_the_shift_alone(monkeypatch):
         moved = random_affine(tf.constant(dot), tf.constant([0, number])).numpy()
         assert np.unravel_index(moved[..., 0].argmax(), (9, 9)) == (4, 4)
         assert moved[4, 4, 0] > 250
+
+
+LEVELS = tf.constant(np.random.RandomState(1).randint(0, 256, (24, 20, 3), "uint8"))
+SEEDS = [tf.constant([7, number]) for number in range(300)]
+
+
+@pytest.mark.parametrize("policy", [autoaugment, randaugment])
+def test_a_policy_draws_by_its_seed_alone_also_in_a_pipeline(policy):
+    dataset = tf.data.Dataset.from_tensor_slices(SEEDS).map(lambda seed: policy(LEVELS, seed))
+    images = list(dataset.as_numpy_iterator())
+    for image, seed in zip(images[:12], SEEDS[:12], strict=True):
+        np.testing.assert_array_equal(policy(LEVELS, seed), image)
+    assert len({image.tobytes() for image in images}) > 25  # most operations do something to noise
+
+
+def test_autoaugment_applies_each_operation_of_a_pair_by_its_chance(monkeypatch):
+    """Each counts itself in the place of what it does."""
+    monkeypatch.setattr(
+        "keras_efficientnet.augmentation.apply_op",
+        lambda counts, place, *_, **__: counts + tf.one_hot(place, 2, dtype=tf.int32),
+    )
+    counts = np.zeros((25, 2))
+    for index, pair in enumerate(POLICY_V0):
+        numbered = tuple((place, chance, level) for place, (_, chance, level) in enumerate(pair))
+        monkeypatch.setattr("keras_efficientnet.augmentation.POLICY_V0", (numbered,))
+        counts[index] = sum(autoaugment(tf.zeros(2, tf.int32), seed).numpy() for seed in SEEDS[:40])
+    chances = np.array([[operation[1] for operation in pair] for pair in POLICY_V0])
+    # of 40 draws each: four deviations of a binomial
+    assert (np.abs(counts / 40 - chances) <= 4 * np.sqrt(chances * (1 - chances) / 40) + 1e-9).all()
+
+
+def test_randaugment_draws_every_operation_alike(monkeypatch):
+    names = list(OPS)
+    monkeypatch.setattr(
+        "keras_efficientnet.augmentation.apply_op",
+        lambda image, name, magnitude, **_: image + tf.one_hot(names.index(name), 16, dtype=tf.int32),
+    )
+    drawn = sum(randaugment(tf.zeros(16, tf.int32), seed, num_layers=3).numpy() for seed in SEEDS[:150])
+    assert drawn.sum() == 450
+    assert (np.abs(drawn / 450 - 1 / 16) < 4 * np.sqrt(15 / 256 / 450)).all()
+
+
+@pytest.mark.parametrize("name", ["affine", "autoaugment", "randaugment"])
+def test_an_augmentation_takes_and_gives_floats_and_clips_the_overshoot_of_resizing(name):
+    image = tf.cast(LEVELS, tf.float32) * 1.2 - 20
+    changed = make_augmentation(name)(image, SEEDS[0])
+    assert changed.dtype == tf.float32 and changed.shape == image.shape
+    if name != "affine":
+        assert changed.numpy().min() >= 0 and changed.numpy().max() <= 255
+    assert make_augmentation(None) is None
+
+
+@pytest.mark.parametrize(("official", "num_layers", "expected"), [(False, 1, 200), (True, 1, 55), (True, 2, 200)])
+def test_the_version_and_the_number_of_layers_reach_the_operations(monkeypatch, official, num_layers, expected):
+    """Solarize at level 10: the official threshold of 256 begins again at 0, and inverts all."""
+    monkeypatch.setattr("keras_efficientnet.augmentation.OPS", {"Solarize": OPS["Solarize"]})
+    augment = make_augmentation("randaugment", num_layers=num_layers, magnitude=10, official=official)
+    assert (augment(tf.fill((8, 8, 3), 200.0), SEEDS[0]).numpy() == expected).all()
