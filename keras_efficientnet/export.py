@@ -13,6 +13,8 @@ import numpy as np
 import tensorflow as tf
 from ai_edge_litert.interpreter import Interpreter
 
+from keras_efficientnet.layers import summed_experts
+
 TOLERANCE = 1e-4  # between a probability of the file and the model's; rounding alone comes to some 1e-6
 FREE_SIZE = 96  # height and width of the test images, in pixels, where the model takes any
 TFLITE_THREADS = 2
@@ -229,6 +231,7 @@ def _is_saved_model(path):
     return path.is_dir() and (not any(path.iterdir()) or (path / "saved_model.pb").is_file())
 
 
+@summed_experts()
 def _save(model, path, labels):
     spec = tf.TensorSpec(model.input_shape, tf.float32, name="inputs")
 
@@ -256,6 +259,7 @@ def _save(model, path, labels):
         raise OSError(f"TensorFlow could not write the SavedModel: {error.message}") from error
 
 
+@summed_experts()
 def _convert(model, batch_size) -> bytes:
     spec = tf.TensorSpec((batch_size, *model.input_shape[1:]), tf.float32, name="inputs")
     serve = tf.function(lambda inputs: {"probabilities": model(inputs, training=False)}, input_signature=[spec])

@@ -1,5 +1,7 @@
 """The layers that Keras lacks."""
 
+import contextlib
+
 import keras
 from keras import ops
 
@@ -112,12 +114,12 @@ class _Experts(keras.layers.Layer):
         room = 0 if self.padding == "same" else self.kernel_size - 1
         return -(-(size - room) // self.strides)
 
-    def _sum_of_outputs(self, convolve, features, routing):
-        kernels = ops.unstack(ops.convert_to_tensor(self.kernel), self.experts)
+    def _sum_of_outputs(self, convolve, features, kernels, routing):
         weights = ops.split(ops.reshape(routing, (-1, 1, 1, self.experts)), self.experts, axis=-1)
         options = {"strides": self.strides, "padding": self.padding}
         outputs = [
-            convolve(features, kernel, **options) * weight for kernel, weight in zip(kernels, weights, strict=True)
+            convolve(features, kernel, **options) * weight
+            for kernel, weight in zip(ops.unstack(kernels, self.experts), weights, strict=True)
         ]
         return _add(outputs)
 
@@ -167,7 +169,7 @@ class CondConv2D(_Experts):
     def call(self, inputs):
         features, routing = inputs
         if self.kernel_size > 1 or self.strides > 1:
-            return self._sum_of_outputs(ops.conv, features, routing)
+            return self._sum_of_outputs(ops.conv, features, ops.convert_to_tensor(self.kernel), routing)
         channels = features.shape[-1]
         mixed = ops.matmul(routing, ops.reshape(self.kernel, (self.experts, channels * self.filters)))
         kernels = ops.reshape(mixed, (-1, channels, self.filters))
@@ -183,7 +185,11 @@ class CondConv2D(_Experts):
 
 @keras.saving.register_keras_serializable(package="keras_efficientnet")
 class DepthwiseCondConv2D(_Experts):
-    """As `CondConv2D`, but filters each channel alone. Each expert filters, and their outputs are summed.
+    """As `CondConv2D`, but filters each channel alone.
+
+    Each expert filters, and their outputs are summed. Inference on TensorFlow mixes the kernels first and takes the
+    channels of all images for channels of one, which saves a twentieth of a network's time on a CPU. Its gradient is
+    that of the sum: TensorFlow's own is three times slower there.
 
     Args:
         kernel_size, experts, strides, padding, kernel_initializer: as in `CondConv2D`.
@@ -197,5 +203,45 @@ class DepthwiseCondConv2D(_Experts):
     def _filters(self, inputs):
         return inputs
 
-    def call(self, inputs):
-        return self._sum_of_outputs(ops.depthwise_conv, *inputs)
+    def call(self, inputs, training=None):
+        features, routing = inputs
+        kernels = ops.convert_to_tensor(self.kernel)
+        if training or not _folding or keras.backend.backend() != "tensorflow":
+            return self._sum(features, kernels, routing)
+        return tf.custom_gradient(self._fold)(features, tf.identity(kernels), routing)
+
+    def _sum(self, features, kernels, routing):
+        return self._sum_of_outputs(ops.depthwise_conv, features, kernels, routing)
+
+    def _fold(self, features, kernels, routing):
+        side = self.kernel_size
+        batch, height, width, channels = ops.shape(features)
+        mixed = tf.reshape(routing @ tf.reshape(kernels, (self.experts, -1)), (-1, side, side, channels))
+        kernel = tf.reshape(tf.transpose(mixed, (1, 2, 0, 3)), (side, side, batch * channels, 1))
+        folded = tf.reshape(tf.transpose(features, (1, 2, 0, 3)), (1, height, width, batch * channels))
+        outputs = tf.nn.depthwise_conv2d(folded, kernel, [1, self.strides, self.strides, 1], self.padding.upper())
+        _, height, width, _ = ops.shape(outputs)
+        unfolded = tf.transpose(tf.reshape(outputs, (height, width, batch, channels)), (2, 0, 1, 3))
+
+        def gradient(upstream):
+            sources = (features, kernels, routing)
+            with tf.GradientTape() as tape:
+                tape.watch(sources)
+                outputs = self._sum(*sources)
+            return tape.gradient(outputs, sources, upstream)
+
+        return unfolded, gradient
+
+
+_folding = True
+
+
+@contextlib.contextmanager
+def summed_experts():
+    """Has inference sum the experts' outputs too: the form for TFLite at any batch, and for SavedModels that train."""
+    global _folding
+    before, _folding = _folding, False
+    try:
+        yield
+    finally:
+        _folding = before

@@ -59,10 +59,11 @@ def assert_same(ours, theirs, tolerance=1e-5):
         np.testing.assert_allclose(our, their, rtol=0, atol=tolerance * np.abs(their).max())
 
 
+@pytest.mark.parametrize("training", [False, True])
 @pytest.mark.parametrize(("kind", "arguments"), CASES)
-def test_each_image_is_convolved_with_its_own_mixture(kind, arguments):
+def test_each_image_is_convolved_with_its_own_mixture(kind, arguments, training):
     layer, inputs = make(kind, arguments), make_inputs()
-    ours = differentiate(lambda *x: layer(x), layer, *inputs)
+    ours = differentiate(lambda *x: layer(x, training=training), layer, *inputs)
     theirs = differentiate(lambda *x: loop(layer, *x), layer, *inputs)
     assert_same(ours, theirs)
     assert tuple(ours[0].shape) == layer.compute_output_shape([x.shape for x in inputs])

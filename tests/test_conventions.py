@@ -12,10 +12,10 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "keras_efficientnet"
 FLOORS = (
     {
-        *("architectures", "augmentation", "config", "conversion", "evaluation", "export", "history", "layers"),
+        *("architectures", "augmentation", "config", "conversion", "evaluation", "history", "layers"),
         *("optimizers", "preprocessing", "readers"),
     },
-    {"blocks", "datasets", "profiling", "weights"},
+    {"blocks", "datasets", "export", "profiling", "weights"},
     {"models"},
     {"training"},
 )

@@ -69,7 +69,7 @@ def test_it_takes_any_batch_and_size_in_one_graph(member):
     traced = tf.function(lambda x: model(x, training=False), [tf.TensorSpec((None, None, None, 3))])
     for images in (IMAGES, IMAGES[:1], reference_images(3, 75, 98)):
         outputs = predict(model, images)
-        assert_close(traced(images), outputs)
+        assert_close(traced(images), outputs, 1e-4)
         np.testing.assert_allclose(outputs.sum(axis=1), 1, rtol=1e-5)
         assert_close(outputs, np.concatenate([predict(model, image[None]) for image in images]), 1e-4)
 
