@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import tensorflow as tf
+from conftest import TINY
 
 from keras_efficientnet import training
 from keras_efficientnet.config import make_config
@@ -20,7 +21,9 @@ SMALL = {
 
 def fixed_data():
     """640 digits, the same ones for any configuration."""
-    images, labels = next(make_datasets(make_config(), 32).valid.repeat().batch(640).as_numpy_iterator())
+    images, labels = next(
+        make_datasets(make_config(), TINY._replace(resolution=32)).valid.repeat().batch(640).as_numpy_iterator()
+    )
     examples = tf.data.Dataset.from_tensor_slices((images, labels))
     return Data(lambda start: examples.skip(start).repeat(), 640, None, 0, None)
 
