@@ -19,6 +19,7 @@ from keras_efficientnet.history import read
 from keras_efficientnet.layers import BatchNormalization
 from keras_efficientnet.models import VARIANTS, make_model
 from keras_efficientnet.optimizers import make_learning_rate, make_optimizer
+from keras_efficientnet.training.steps import decayed_variables
 
 GOLDEN = Path(__file__).parent / "golden"
 OFFICIAL = json.loads((GOLDEN / "training_steps.json").read_text())["runs"]
@@ -99,7 +100,7 @@ def test_reported_loss_is_the_official_one():
 @pytest.mark.parametrize("name", ["efficientnet-b0", "efficientnet-b3"])
 def test_decayed_and_averaged_variables_are_the_official_ones(name):
     model = make_model(VARIANTS[name], input_shape=(32, 32, 3))
-    decayed = training.decayed_variables(model)
+    decayed = decayed_variables(model)
     assert len(decayed) == DECAYED[name]["decayed_count"]
     assert sum(int(np.prod(v.shape)) for v in decayed) == DECAYED[name]["decayed_params"]
     assert len(model.weights) == DECAYED[name]["average_count"]
@@ -107,7 +108,7 @@ def test_decayed_and_averaged_variables_are_the_official_ones(name):
 
 def run_main(folder, *flags):
     options = [f"--{key}={value}" for key, value in (SMALL | {"export": "false"}).items()]
-    command = [sys.executable, str(Path(training.__file__).parent.parent / "main.py"), *options]
+    command = [sys.executable, str(Path(__file__).parent.parent / "main.py"), *options]
     return subprocess.Popen([*command, f"--model_dir={folder}", *flags], stderr=subprocess.DEVNULL)
 
 

@@ -1,0 +1,39 @@
+"""What a run leaves for others: model.keras, saved_model/ and model.tflite, measured on the validation images."""
+
+import os
+from pathlib import Path
+
+import keras
+
+from keras_efficientnet import evaluation, export
+from keras_efficientnet.datasets import Data
+
+EXPORT_IMAGES = 2_000  # validation images, at most, that the exported files are measured on
+
+
+def export_all(model: keras.Model, data: Data, folder: Path) -> dict[str, dict[str, float]]:
+    """Writes `model.keras`, `saved_model/` and `model.tflite`, and measures the files on the validation images.
+
+    Returns:
+        For each its bytes; for the exported files also scores, and the share of images on which they choose as the
+        model does.
+    """
+    keras_file, saved_model, tflite = folder / "model.keras", folder / "saved_model", folder / "model.tflite"
+    temporary = folder / ".model.keras"
+    model.save(temporary)
+    os.replace(temporary, keras_file)
+    export.to_saved_model(model, saved_model, labels=data.class_names, overwrite=True)
+    export.to_tflite(model, tflite, overwrite=True)
+    images = min(data.valid_images, EXPORT_IMAGES)
+    _, expected = evaluation.evaluate_function(lambda pixels: model(pixels, training=False), data.valid, images)
+    rows: dict[str, dict[str, float]] = {"model": {"bytes": export.count_bytes(keras_file)}}
+    for name, path, load in (
+        ("saved_model", saved_model, export.load_saved_model),
+        ("tflite", tflite, export.load_tflite),
+    ):
+        scores, choices = evaluation.evaluate_function(load(path), data.valid, images)
+        rows[name] = scores._asdict() | {
+            "agreement": float((choices == expected).mean()),
+            "bytes": export.count_bytes(path),
+        }
+    return rows
