@@ -214,14 +214,14 @@ class DepthwiseCondConv2D(_Experts):
         return self._sum_of_outputs(ops.depthwise_conv, features, kernels, routing)
 
     def _fold(self, features, kernels, routing):
-        side = self.kernel_size
-        batch, height, width, channels = ops.shape(features)
-        mixed = tf.reshape(routing @ tf.reshape(kernels, (self.experts, -1)), (-1, side, side, channels))
-        kernel = tf.reshape(tf.transpose(mixed, (1, 2, 0, 3)), (side, side, batch * channels, 1))
-        folded = tf.reshape(tf.transpose(features, (1, 2, 0, 3)), (1, height, width, batch * channels))
+        side, channels = self.kernel_size, features.shape[-1]
+        places = tf.transpose(tf.reshape(kernels, (self.experts, side * side, channels)), (1, 0, 2))
+        kernel = tf.reshape(tf.matmul(routing, places), (side, side, -1, 1))
+        sizes = [static or tf.shape(features)[axis] for axis, static in enumerate(features.shape[1:3], start=1)]
+        folded = tf.reshape(tf.transpose(features, (1, 2, 0, 3)), (1, *sizes, -1))
         outputs = tf.nn.depthwise_conv2d(folded, kernel, [1, self.strides, self.strides, 1], self.padding.upper())
-        _, height, width, _ = ops.shape(outputs)
-        unfolded = tf.transpose(tf.reshape(outputs, (height, width, batch, channels)), (2, 0, 1, 3))
+        unfolded = tf.reshape(outputs, (*map(self._shrink, sizes), -1, channels))
+        unfolded = tf.transpose(unfolded, (2, 0, 1, 3))
 
         def gradient(upstream):
             sources = (features, kernels, routing)
