@@ -21,6 +21,7 @@ from absl import app, flags, logging
 from keras_efficientnet.config import TrainConfig, make_config
 
 FLAGS = flags.FLAGS
+PREEMPTED = 75  # exit code "try again" (EX_TEMPFAIL of sysexits.h), after SIGTERM or the loss of a host
 DEFINE = {str: flags.DEFINE_string, int: flags.DEFINE_integer, float: flags.DEFINE_float, bool: flags.DEFINE_bool}
 
 
@@ -50,6 +51,9 @@ def main(_) -> None:
     except KeyboardInterrupt:
         sys.exit("main.py: stopped. The same command goes on from the last checkpoint.")
     except Exception as error:  # noqa: BLE001
+        if type(error).__name__ == "Preempted":
+            print(f"main.py: {error} The same command goes on from there.", file=sys.stderr)
+            sys.exit(PREEMPTED)
         if not is_users(error):
             raise
         logging.debug("", exc_info=True)

@@ -31,6 +31,16 @@ class TrainConfig:
     survival_prob: float = option(0.8, "Chance that the last block survives in stochastic depth.", least=0.01)
     width_coefficient: float | None = option(None, "Width of the network in place of its own.", least=0.01)
     depth_coefficient: float | None = option(None, "Depth of the network in place of its own.", least=0.01)
+    batch_norm_momentum: float = option(0.99, "Decay of the batch norms' moving statistics.", least=0)
+    batch_norm_epsilon: float | None = option(
+        None, "Epsilon of the batch norms; the network's own by default.", least=0
+    )
+    weights: str | None = option(
+        None, "Weights to start from: .keras, .weights.h5, timm's .safetensors or .pth; another classifier stays fresh."
+    )
+    frozen_layers: str | None = option(
+        None, "What is not trained: backbone, batch_norm, or a pattern of layer names, (stem|block[1-4]).* for example."
+    )
 
     # on what
     data_dir: str | None = option(
@@ -73,30 +83,58 @@ class TrainConfig:
     )
     recipe: str | None = option(
         None,
-        "Set of defaults: sample is for the embedded digits, and taken when there is no --data_dir.",
-        choices=("official", "sample"),
+        "Set of defaults (README.md, Recipes): official by default; sample is for the embedded digits, and taken when "
+        "there is no --data_dir.",
+        choices=("official", "sample", "mosaicml", "nvidia", "finetune"),
     )
     train_batch_size: int = option(2048, "Images per step, over all replicas together.", least=1)
     eval_batch_size: int = option(64, "Images per evaluation step, over all replicas together.", least=1)
+    accumulate_steps: int = option(1, "Parts in which a batch goes through the device, its gradients summed.", least=1)
     train_steps: int = option(218_949, "Steps in all; 350 epochs of ImageNet at the default batch.", least=1)
+    train_epochs: float | None = option(None, "Epochs in all, in place of train_steps.", least=0.001)
     steps_per_eval: int = option(6_255, "Training steps between evaluations.", least=1)
     checkpoint_steps: int = option(1_251, "Training steps between checkpoints.", least=1)
     iterations_per_loop: int = option(16, "Training steps per call of the device; TPUs like 1251.", least=1)
     keep_checkpoints: int = option(3, "Checkpoints to keep.", least=1)
-    optimizer: str = option("rmsprop", "Optimizer; rmsprop is TensorFlow 1's.", choices=("rmsprop", "sgd"))
+    optimizer: str = option(
+        "rmsprop",
+        "Optimizer; rmsprop and momentum are TensorFlow 1's, rmsprop_torch is PyTorch's.",
+        choices=("rmsprop", "rmsprop_torch", "sgd", "momentum", "lars", "lamb", "adamw"),
+    )
+    optimizer_epsilon: float | None = option(None, "Epsilon of the optimizer; its own by default.", least=0)
+    lars_weight_decay: float = option(1e-5, "Weight decay within the ratio of LARS.", least=0)
+    lars_epsilon: float = option(0.0, "Epsilon of the ratio of LARS.", least=0)
+    gradient_clip_norm: float | None = option(None, "Most that the norm of all gradients together may be.", least=0)
     base_learning_rate: float = option(0.016, "Learning rate for a batch of 256; scales with the batch.", least=0)
-    lr_schedule: str = option("exponential", "Learning rate over time.", choices=("exponential", "cosine", "constant"))
+    lr_schedule: str = option(
+        "exponential",
+        "Learning rate over time; the official cosine counts the steps of the warm-up too.",
+        choices=("exponential", "cosine", "cosine_after_warmup", "poly", "constant"),
+    )
     lr_decay_factor: float = option(0.97, "Factor of the exponential schedule.", least=0)
     lr_decay_epoch: float = option(2.4, "Epochs between two steps of the exponential schedule.", least=0.001)
     lr_warmup_epochs: float = option(5.0, "Epochs over which the learning rate rises from 0.", least=0)
     moving_average_decay: float = option(0.9999, "Decay of the averaged weights; 0 turns them off.", least=0)
-    weight_decay: float = option(1e-5, "L2 factor in the loss, on everything but batch norms.", least=0)
+    weight_decay: float = option(
+        1e-5, "L2 factor in the loss, on all but batch norms; AdamW's and LAMB's own.", least=0
+    )
+    decay_batch_norm: bool = option(False, "Decay the weights of batch norms too.")
     label_smoothing: float = option(0.1, "Share of the label spread over all classes.", least=0)
     seed: int = option(0, "Of weights, order, augmentation and dropout.", least=0)
 
     # where
     tpu: str | None = option(None, "Name or grpc:// address of a TPU, or local; by default GPUs, else the CPU.")
     num_replicas: int | None = option(None, "Devices to train on; every GPU by default.", least=1)
+    precision: str | None = option(
+        None,
+        "Type of the computation: bfloat16 on a TPU, float32 elsewhere by default. float16 scales the loss.",
+        choices=("float32", "bfloat16", "float16"),
+    )
+    batch_norm_sync: str = option(
+        "all",
+        "Whose images a batch norm looks at: of all replicas, of groups of them as the official code has, or of one.",
+        choices=("all", "groups", "none"),
+    )
     export: bool = option(True, "Write model.keras, saved_model/ and model.tflite after train_and_eval.")
 
     def __post_init__(self) -> None:
@@ -106,7 +144,7 @@ class TrainConfig:
             raise ValueError(f"`model_dir` must be a folder of this machine. Received: model_dir={self.model_dir}")
         for name in ("survival_prob", "crop_fraction"):
             _check_most(name, getattr(self, name), 1.0, "at most")
-        for name in ("dropout_rate", "moving_average_decay", "label_smoothing"):
+        for name in ("dropout_rate", "moving_average_decay", "label_smoothing", "batch_norm_momentum"):
             _check_most(name, getattr(self, name), 1.0, "below")
 
     @property
@@ -134,6 +172,45 @@ RECIPES: dict[str, dict[str, Any]] = {
         "lr_schedule": "cosine",
         "lr_warmup_epochs": 2.0,
         "moving_average_decay": 0.99,
+    },
+    # MosaicML's model card and Composer's yaml of B0: PyTorch's optimizer and batch norms, decayed as everything else
+    "mosaicml": {
+        "model_name": "efficientnet-b0-torch",
+        "half_pixel_centers": True,
+        "train_batch_size": 4096,
+        "train_epochs": 400.0,
+        "optimizer": "rmsprop_torch",
+        "base_learning_rate": 0.005,
+        "lr_schedule": "cosine_after_warmup",
+        "lr_warmup_epochs": 16.0,
+        "moving_average_decay": 0.0,
+        "batch_norm_momentum": 0.9,
+        "batch_norm_epsilon": 1e-5,
+        "decay_batch_norm": True,
+        "precision": "float16",
+    },
+    # NVIDIA DeepLearningExamples, TensorFlow2/Classification/ConvNets/efficientnet_v1, B0 on eight A100
+    "nvidia": {
+        "interpolation": "bilinear",
+        "augment_name": "autoaugment",
+        "train_batch_size": 8192,
+        "train_epochs": 500.0,
+        "base_learning_rate": 0.01,
+        "lr_schedule": "cosine_after_warmup",
+        "weight_decay": 5e-6,
+        "precision": "float16",
+    },
+    # google/automl, efficientnetv2, ImagenetFt: with --weights
+    "finetune": {
+        "dropout_rate": 0.0,
+        "train_batch_size": 512,
+        "train_steps": 10_000,
+        "steps_per_eval": 1_000,
+        "checkpoint_steps": 1_000,
+        "base_learning_rate": 0.00025,
+        "lr_schedule": "constant",
+        "lr_warmup_epochs": 1.0,
+        "moving_average_decay": 0.9996,
     },
 }
 

@@ -15,19 +15,21 @@ class History:
     Args:
         folder: gets `log.jsonl`, and TensorBoard's files in `tensorboard/`.
         step: the step at which the run goes on.
+        writes: whether it writes at all: of several hosts one does.
     """
 
-    def __init__(self, folder: Path, step: int):
+    def __init__(self, folder: Path, step: int, writes: bool = True):
+        self._writes = writes
         self._folder, self._path = folder, folder / "log.jsonl"
         kept = [row for row in read(self._path) if row["step"] <= step]
-        if self._path.exists():
+        if writes and self._path.exists():
             _replace(self._path, "".join(json.dumps(row) + "\n" for row in kept))
         self._written = {(row["part"], row["step"]) for row in kept}
         self._writers: dict[str, Any] = {}  # made at the first row: a run that fails before leaves nothing
 
     def write(self, part: str, step: int, values: Mapping[str, float]) -> None:
         """Adds `values` of a part, "train" or "validation", at a step, unless they are there already."""
-        if (part, step) in self._written:
+        if not self._writes or (part, step) in self._written:
             return
         self._written.add((part, step))
         if part not in self._writers:

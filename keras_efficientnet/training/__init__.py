@@ -4,6 +4,8 @@ The loop is our own: Keras 3's `fit` breaks on several workers and with several 
 (github.com/keras-team/keras/issues/20585). Model and optimizer are plain Keras.
 """
 
+import dataclasses
+import math
 import time
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,8 @@ from keras_efficientnet import evaluation
 from keras_efficientnet.config import TrainConfig
 from keras_efficientnet.datasets import Data, make_datasets
 from keras_efficientnet.history import History, plot, write_json
-from keras_efficientnet.training.devices import make_strategy
+from keras_efficientnet.training.devices import is_chief, make_strategy
+from keras_efficientnet.training.preemption import Preempted, watch
 from keras_efficientnet.training.products import export_all
 from keras_efficientnet.training.state import Run, diverged, make_variant
 from keras_efficientnet.training.steps import make_steps
@@ -32,12 +35,14 @@ def run(config: TrainConfig) -> dict[str, Any]:
     Raises:
         ValueError: an option, a file of data or a checkpoint does not fit; the message says what to do.
         FileNotFoundError: there are no data, or nothing to evaluate.
+        Preempted: the run was asked to end, or lost a host: start it again, and it goes on.
     """
+    strategy = make_strategy(config)  # before anything else touches a device
     keras.utils.set_random_seed(config.seed)
     variant = make_variant(config)
-    strategy = make_strategy(config)
     data = make_datasets(config, variant)
-    folder = Path(config.directory)
+    config = _count_steps(config, data.train_images)
+    folder, chief = Path(config.directory), is_chief(strategy)
     with strategy.scope():
         training = Run(config, variant, data.train_images, strategy)
     step = training.restore(folder)
@@ -45,12 +50,15 @@ def run(config: TrainConfig) -> dict[str, Any]:
         raise FileNotFoundError(f"There is no checkpoint in {folder} to evaluate. Train first, or check `model_dir`.")
     evaluate = evaluation.make_evaluator(strategy, training.average)
     if config.mode != "eval":
-        history = History(folder, step)
+        history = History(folder, step, writes=chief)
         train(config, strategy, training, data, history, evaluate)
         if config.mode == "train":
             return training.progress()
+    training.agree()
     scores = evaluate(data.valid, data.valid_images, config.eval_batch_size)
     results: dict[str, Any] = {"model": scores._asdict()} | training.progress()
+    if not chief:
+        return results
     if config.mode == "train_and_eval":
         history.write("validation", training.step, scores._asdict())
         plot(folder)
@@ -61,16 +69,26 @@ def run(config: TrainConfig) -> dict[str, Any]:
     return results
 
 
+def _count_steps(config, train_images):
+    """The options with the steps of `train_epochs`."""
+    if config.train_epochs is None or config.mode == "eval":
+        return config
+    steps = math.ceil(config.train_epochs * train_images / config.train_batch_size)
+    return dataclasses.replace(config, train_steps=steps, train_epochs=None)
+
+
 def train(config: TrainConfig, strategy, training: Run, data: Data, history: History, evaluate) -> None:
     """Takes the steps that are left, with evaluations and checkpoints between.
 
     Raises:
+        Preempted: the process was asked to end, or another host has; the last checkpoint goes on.
         ValueError: the loss is not finite; the last checkpoint is of before.
     """
     take_steps = make_steps(strategy, training)
-    batches = iter(_train_batches(config, strategy, training.step, data))
+    batches = iter(_train_batches(config, strategy, int(training.taken.numpy()), data))
     batch, left = config.train_batch_size, config.train_steps - training.step
-    with tqdm(total=left * batch, unit="image", unit_scale=True, desc="training", disable=left <= 0) as bar:
+    bar = tqdm(total=left * batch, unit="image", unit_scale=True, desc="training", disable=left <= 0)
+    with bar, watch(strategy) as asked_to_end:
         while training.step < config.train_steps:
             started = time.perf_counter()
             count = _steps_to_stop(config, training.step)
@@ -80,16 +98,19 @@ def train(config: TrainConfig, strategy, training: Run, data: Data, history: His
             _report(training, history, bar, loss, count * batch / seconds)
             bar.update(count * batch)
             _pause(config, training, data, history, evaluate)
+            if training.step < config.train_steps and asked_to_end():
+                training.save()
+                raise Preempted(f"Asked to end at step {training.step}, which is saved.")
 
 
-def _train_batches(config, strategy, step, data):
-    replica_batch = config.train_batch_size // strategy.num_replicas_in_sync
+def _train_batches(config, strategy, taken, data):
+    """The batches after the first `taken`; each holds the same images, whatever the number of hosts and replicas."""
+    part = config.train_batch_size // strategy.num_replicas_in_sync // config.accumulate_steps
 
     def pipeline(context):
-        if context and context.num_input_pipelines > 1:
-            raise ValueError("Training on several hosts is not there yet. Take a TPU or machine with one host.")
-        examples = data.train(step * config.train_batch_size)
-        return examples.batch(replica_batch, drop_remainder=True).prefetch(tf.data.AUTOTUNE)
+        shard = (context.input_pipeline_id, context.num_input_pipelines) if context else (0, 1)
+        examples = data.train(taken * config.train_batch_size, *(shard if shard[1] > 1 else ()))
+        return examples.batch(part, drop_remainder=True).prefetch(tf.data.AUTOTUNE)
 
     return strategy.distribute_datasets_from_function(pipeline)
 
@@ -120,5 +141,6 @@ def _pause(config, training, data, history, evaluate):
     if step % config.checkpoint_steps == 0 or last:
         training.save()
     if config.mode == "train_and_eval" and step % config.steps_per_eval == 0 and not last:
+        training.agree()
         scores = evaluate(data.valid, data.valid_images, config.eval_batch_size)
         history.write("validation", step, scores._asdict())
