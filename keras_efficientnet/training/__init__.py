@@ -4,6 +4,7 @@ The loop is our own: Keras 3's `fit` breaks on several workers and with several 
 (github.com/keras-team/keras/issues/20585). Model and optimizer are plain Keras.
 """
 
+import dataclasses
 import time
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,7 @@ def run(config: TrainConfig) -> dict[str, Any]:
     variant = make_variant(config)
     strategy = make_strategy(config)
     data = make_datasets(config, variant)
+    config = dataclasses.replace(config, num_label_classes=data.classes)
     folder = Path(config.directory)
     with strategy.scope():
         training = Run(config, variant, data.train_images, strategy)
@@ -51,6 +53,8 @@ def run(config: TrainConfig) -> dict[str, Any]:
             return training.progress()
     scores = evaluate(data.valid, data.valid_images, config.eval_batch_size)
     results: dict[str, Any] = {"model": scores._asdict()} | training.progress()
+    if config.skip_broken_records:
+        results["broken_records"] = data.broken
     if config.mode == "train_and_eval":
         history.write("validation", training.step, scores._asdict())
         plot(folder)

@@ -19,7 +19,17 @@ from keras_efficientnet.optimizers import make_learning_rate, make_optimizer
 
 # What a checkpoint fits: it can be evaluated only with the same network, and a run goes on only with the same of both.
 NETWORK = ("model_name", "input_image_size", "num_label_classes", "width_coefficient", "depth_coefficient")
-TRAINING = ("data_dir", "num_train_images", "train_batch_size", "optimizer", "dropout_rate", "survival_prob", "seed")
+TRAINING = (
+    "dataset",
+    "data_dir",
+    "holdout_shards",
+    "num_train_images",
+    "train_batch_size",
+    "optimizer",
+    "dropout_rate",
+    "survival_prob",
+    "seed",
+)
 
 
 def make_variant(config: TrainConfig) -> Variant:
@@ -134,7 +144,7 @@ class Run:
         """The averaged network with probabilities, free of any strategy."""
         model = make_model(
             self.variant,
-            classes=self.config.num_label_classes,
+            classes=int(self.model.output_shape[-1]),
             drop_path_rate=1 - self.config.survival_prob,
             name=self.config.model_name.replace("-", ""),
         )
