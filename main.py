@@ -70,6 +70,8 @@ def is_users(error: Exception) -> bool:
 def one_line(error: Exception) -> str:
     """The message without the places in the graph that TensorFlow adds."""
     message = getattr(error, "message", None) or str(error)
+    assertion = re.search(r"assertion failed: \[(.*)\]", message)  # what follows and goes before is for programmers
+    message = assertion.group(1) if assertion else message
     message = re.sub(r"\{\{[^}]*\}\}", "", message).split("[[")[0]
     return " ".join(message.split())
 
@@ -84,6 +86,10 @@ def table(results: dict[str, typing.Any]) -> str:
             cells = [f"{100 * value:7.2f}%" if value is not None else f"{'-':>8}" for value in percents]
             size = f"{row['bytes'] / 1e6:8.1f}" if "bytes" in row else f"{'-':>8}"
             lines.append(f"{name:12} {' '.join(cells)} {size}")
+    if results.get("broken_records"):
+        lines.append(
+            f"{len(results['broken_records'])} broken records were left out: {results['broken_records'][0]}; ..."
+        )
     lines.append(f"{results['steps']} steps, {results['seconds']:.0f} s of training")
     return "\n".join(lines)
 

@@ -26,7 +26,11 @@ class TrainConfig:
     # what is trained
     model_name: str = option("efficientnet-b0", "Network, one of list_models().")
     input_image_size: int | None = option(None, "Side of the images in pixels; the network's own by default.", least=32)
-    num_label_classes: int = option(1000, "Classes of the labels.", least=2)
+    num_label_classes: int | None = option(
+        None,
+        "Classes of the labels; as the data say by default, else 1000. 1001: records whose label 0 is a class.",
+        least=2,
+    )
     dropout_rate: float | None = option(None, "Dropout before the classifier; the network's own by default.", least=0)
     survival_prob: float = option(0.8, "Chance that the last block survives in stochastic depth.", least=0.01)
     width_coefficient: float | None = option(None, "Width of the network in place of its own.", least=0.01)
@@ -43,8 +47,27 @@ class TrainConfig:
     )
 
     # on what
-    data_dir: str | None = option(
-        None, "Folder of TFRecords train-* and validation-* in the official layout; by default the embedded digits."
+    dataset: str | None = option(
+        None,
+        "Kind of data: sample, the embedded digits; records, TFRecords in the official ImageNet layout; folder, of "
+        "class folders; or a name in TensorFlow Datasets. By default records with --data_dir, else sample.",
+    )
+    data_dir: str | None = option(None, "Where the data are, local or gs://.")
+    holdout_shards: int | None = option(
+        None,
+        "Training files, the first ones, that are never trained on but evaluated in place of validation-*.",
+        least=1,
+    )
+    eval_name: str | None = option(
+        None, 'Name of the evaluation; with "test" in it validation-* are evaluated also where files are held out.'
+    )
+    skip_broken_records: bool = option(
+        False,
+        "Read all data once before the run, and leave out, count and report what is broken; else the run stops at it.",
+    )
+    use_cache: bool = option(False, "Keep the records in memory, not yet decoded, after they were read once.")
+    tf_data_service: str | None = option(
+        None, "Services that decode in place of this machine, one worker each: grpc://host:port,grpc://host2:port."
     )
     num_train_images: int | None = option(None, "Training images; counted by default.", least=1)
     num_eval_images: int | None = option(None, "Validation images; counted by default.", least=1)
@@ -83,8 +106,8 @@ class TrainConfig:
     )
     recipe: str | None = option(
         None,
-        "Set of defaults (README.md, Recipes): official by default; sample is for the embedded digits, and taken when "
-        "there is no --data_dir.",
+        "Set of defaults (README.md, Recipes): official by default; sample is for the embedded digits, and taken with "
+        "them.",
         choices=("official", "sample", "mosaicml", "nvidia", "finetune"),
     )
     train_batch_size: int = option(2048, "Images per step, over all replicas together.", least=1)
@@ -221,7 +244,8 @@ def make_config(**given: Any) -> TrainConfig:
     Raises:
         ValueError: an option is unknown or out of its range.
     """
-    recipe = given.get("recipe") or ("official" if given.get("data_dir") else "sample")
+    sample = not given.get("data_dir") and given.get("dataset") in (None, "sample")
+    recipe = given.get("recipe") or ("sample" if sample else "official")
     if recipe not in RECIPES:
         raise ValueError(f"`recipe` must be one of {', '.join(RECIPES)}. Received: recipe={recipe!r}")
     unknown = set(given) - {field.name for field in dataclasses.fields(TrainConfig)}

@@ -23,7 +23,6 @@ OFFICIAL = {
     "label_smoothing": 0.1,
     "dropout_rate": None,
     "input_image_size": None,
-    "num_label_classes": 1000,
     "optimizer": "rmsprop",
     "survival_prob": 0.8,  # the builders' own
 }
@@ -38,7 +37,9 @@ def test_recipe_follows_the_data_and_what_is_given_wins():
     assert make_config().recipe == "sample"
     assert make_config().num_label_classes == 10
     assert make_config(data_dir="somewhere").recipe == "official"
-    assert make_config(data_dir="somewhere").num_label_classes == 1000
+    assert make_config(data_dir="somewhere").num_label_classes is None  # the data say
+    assert make_config(dataset="cifar10").recipe == "official"
+    assert make_config(dataset="sample").recipe == "sample"
     assert make_config(data_dir="somewhere", recipe="sample", train_steps=3).train_steps == 3
 
 

@@ -94,7 +94,7 @@ def test_an_overflow_on_one_replica_skips_the_step_on_both_and_halves_the_scale(
         image, label = example
         return tf.where((index >= 16 * bad) & (index < 16 * (bad + 1)), 1e6, image), label
 
-    spoiled = data._replace(train=lambda start: data.train(start).enumerate().map(spoil))
+    spoiled = data._replace(train=lambda *start: data.train(*start).enumerate().map(spoil))
     run = make_run(make_config(**PLAIN, num_replicas=2, precision="float16", batch_norm_sync="none"))
     before, scale = values(run.model.trainable_variables), float(run.optimizer.dynamic_scale.numpy())
     run.optimizer.dynamic_scale.assign(1e38)  # overflows for sure
@@ -187,8 +187,8 @@ def test_fine_tuning_starts_from_a_file_with_other_classes(tmp_path, recwarn):
 
 
 def test_epochs_are_counted_in_steps():
-    config = training._count_steps(make_config(train_epochs=2.5, train_batch_size=32), 1442)
-    assert config.train_steps == 113  # 2.5 * 1442 / 32 = 112.7
+    config = training._complete(make_config(train_epochs=2.5, train_batch_size=32), fixed_data())
+    assert config.train_steps == 50  # 2.5 * 640 / 32
 
 
 @pytest.mark.parametrize("name", ["efficientnet-b0"])

@@ -41,7 +41,7 @@ def run(config: TrainConfig) -> dict[str, Any]:
     keras.utils.set_random_seed(config.seed)
     variant = make_variant(config)
     data = make_datasets(config, variant)
-    config = _count_steps(config, data.train_images)
+    config = _complete(config, data)
     folder, chief = Path(config.directory), is_chief(strategy)
     with strategy.scope():
         training = Run(config, variant, data.train_images, strategy)
@@ -57,6 +57,8 @@ def run(config: TrainConfig) -> dict[str, Any]:
     training.agree()
     scores = evaluate(data.valid, data.valid_images, config.eval_batch_size)
     results: dict[str, Any] = {"model": scores._asdict()} | training.progress()
+    if config.skip_broken_records:
+        results["broken_records"] = data.broken
     if not chief:
         return results
     if config.mode == "train_and_eval":
@@ -69,12 +71,12 @@ def run(config: TrainConfig) -> dict[str, Any]:
     return results
 
 
-def _count_steps(config, train_images):
-    """The options with the steps of `train_epochs`."""
-    if config.train_epochs is None or config.mode == "eval":
-        return config
-    steps = math.ceil(config.train_epochs * train_images / config.train_batch_size)
-    return dataclasses.replace(config, train_steps=steps, train_epochs=None)
+def _complete(config, data):
+    """The options with what the data say: how many classes there are, and steps in `train_epochs`."""
+    steps = config.train_steps
+    if config.train_epochs is not None and data.train_images:
+        steps = math.ceil(config.train_epochs * data.train_images / config.train_batch_size)
+    return dataclasses.replace(config, num_label_classes=data.classes, train_steps=steps)
 
 
 def train(config: TrainConfig, strategy, training: Run, data: Data, history: History, evaluate) -> None:
@@ -109,7 +111,7 @@ def _train_batches(config, strategy, taken, data):
 
     def pipeline(context):
         shard = (context.input_pipeline_id, context.num_input_pipelines) if context else (0, 1)
-        examples = data.train(taken * config.train_batch_size, *(shard if shard[1] > 1 else ()))
+        examples = data.train(taken * config.train_batch_size, *shard)
         return examples.batch(part, drop_remainder=True).prefetch(tf.data.AUTOTUNE)
 
     return strategy.distribute_datasets_from_function(pipeline)

@@ -27,8 +27,8 @@ NETWORK = (
     "batch_norm_epsilon",
 )
 TRAINING = (
-    *("data_dir", "num_train_images", "train_batch_size", "optimizer", "dropout_rate", "survival_prob", "seed"),
-    *("weights", "frozen_layers", "precision"),
+    *("dataset", "data_dir", "holdout_shards", "num_train_images", "train_batch_size", "optimizer"),
+    *("dropout_rate", "survival_prob", "seed", "weights", "frozen_layers", "precision"),
 )
 FROZEN = {"backbone": r"(?!predictions$).*", "batch_norm": r".*bn"}  # names for patterns of layer names
 
@@ -189,7 +189,7 @@ class Run:
         """The averaged network with probabilities, free of any strategy."""
         model = make_model(
             self.variant,
-            classes=self.config.num_label_classes,
+            classes=int(self.model.output_shape[-1]),
             drop_path_rate=1 - self.config.survival_prob,
             name=self.config.model_name.replace("-", ""),
         )
