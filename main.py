@@ -72,11 +72,12 @@ def one_line(error: Exception) -> str:
 
 def table(results: dict[str, typing.Any]) -> str:
     """The results in columns."""
-    lines = [f"{'':12} {'top-1':>8} {'top-5':>8} {'agrees':>8} {'MB':>8}"] if "model" in results else []
+    lines = [f"{'':12} {'top-1':>8} {'top-5':>8} {'ECE':>8} {'agrees':>8} {'MB':>8}"] if "model" in results else []
     for name in ("model", "saved_model", "tflite"):
         row = results.get(name)
         if row:
-            percents = (row.get(key) for key in ("top_1_accuracy", "top_5_accuracy", "agreement"))
+            keys = ("top_1_accuracy", "top_5_accuracy", "expected_calibration_error", "agreement")
+            percents = (row.get(key) for key in keys)
             cells = [f"{100 * value:7.2f}%" if value is not None else f"{'-':>8}" for value in percents]
             size = f"{row['bytes'] / 1e6:8.1f}" if "bytes" in row else f"{'-':>8}"
             lines.append(f"{name:12} {' '.join(cells)} {size}")

@@ -21,7 +21,7 @@ class History:
         self._folder, self._path = folder, folder / "log.jsonl"
         kept = [row for row in read(self._path) if row["step"] <= step]
         if self._path.exists():
-            _replace(self._path, "".join(json.dumps(row) + "\n" for row in kept))
+            write_text(self._path, "".join(json.dumps(row) + "\n" for row in kept))
         self._written = {(row["part"], row["step"]) for row in kept}
         self._writers: dict[str, Any] = {}  # made at the first row: a run that fails before leaves nothing
 
@@ -76,10 +76,11 @@ def plot(folder: Path) -> None:
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Writes one JSON object, whole or not at all."""
-    _replace(path, json.dumps(content, indent=2) + "\n")
+    write_text(path, json.dumps(content, indent=2) + "\n")
 
 
-def _replace(path: Path, text: str) -> None:
+def write_text(path: Path, text: str) -> None:
+    """Writes a file, whole or not at all."""
     temporary = path.with_name(f".{path.name}")
     temporary.write_text(text, "utf-8")
     os.replace(temporary, path)

@@ -15,7 +15,7 @@ FLOORS = (
         *("architectures", "augmentation", "config", "conversion", "evaluation", "history", "layers"),
         *("optimizers", "preprocessing", "readers"),
     },
-    {"blocks", "datasets", "export", "profiling", "weights"},
+    {"blocks", "datasets", "export", "profiling", "reports", "weights"},
     {"models"},
     {"training"},
 )

@@ -49,7 +49,7 @@ def run(config: TrainConfig) -> dict[str, Any]:
         train(config, strategy, training, data, history, evaluate)
         if config.mode == "train":
             return training.progress()
-    scores = evaluate(data.valid, data.valid_images, config.eval_batch_size)
+    scores = evaluation.score(evaluate(data.valid, data.valid_images, config.eval_batch_size))
     results: dict[str, Any] = {"model": scores._asdict()} | training.progress()
     if config.mode == "train_and_eval":
         history.write("validation", training.step, scores._asdict())
@@ -120,5 +120,5 @@ def _pause(config, training, data, history, evaluate):
     if step % config.checkpoint_steps == 0 or last:
         training.save()
     if config.mode == "train_and_eval" and step % config.steps_per_eval == 0 and not last:
-        scores = evaluate(data.valid, data.valid_images, config.eval_batch_size)
+        scores = evaluation.score(evaluate(data.valid, data.valid_images, config.eval_batch_size))
         history.write("validation", step, scores._asdict())
