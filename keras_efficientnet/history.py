@@ -13,16 +13,17 @@ class History:
     """The log of a run. Lines after `step` are dropped: they are of work that a crash undid.
 
     Args:
-        folder: gets `log.jsonl`, and TensorBoard's files in `tensorboard/`.
-        step: the step at which the run goes on.
+        folder: gets the log, and TensorBoard's files in `tensorboard/`.
+        step: the step at which the run goes on; None keeps every line.
+        name: of the log. One process writes it.
     """
 
-    def __init__(self, folder: Path, step: int):
-        self._folder, self._path = folder, folder / "log.jsonl"
-        kept = [row for row in read(self._path) if row["step"] <= step]
+    def __init__(self, folder: Path, step: int | None, name: str = "log.jsonl"):
+        self._folder, self._path = folder, folder / name
+        self._rows = [row for row in read(self._path) if step is None or row["step"] <= step]
         if self._path.exists():
-            write_text(self._path, "".join(json.dumps(row) + "\n" for row in kept))
-        self._written = {(row["part"], row["step"]) for row in kept}
+            write_text(self._path, "".join(json.dumps(row) + "\n" for row in self._rows))
+        self._written = {(row["part"], row["step"]) for row in self._rows}
         self._writers: dict[str, Any] = {}  # made at the first row: a run that fails before leaves nothing
 
     def write(self, part: str, step: int, values: Mapping[str, float]) -> None:
@@ -30,15 +31,21 @@ class History:
         if (part, step) in self._written:
             return
         self._written.add((part, step))
+        row = {"part": part, "step": step} | dict(values)
+        self._rows.append(row)
         if part not in self._writers:
             self._folder.mkdir(parents=True, exist_ok=True)
             self._writers[part] = tf.summary.create_file_writer(str(self._folder / "tensorboard" / part))
         with self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"part": part, "step": step} | dict(values)) + "\n")
+            file.write(json.dumps(row) + "\n")
         with self._writers[part].as_default(step=step):
             for name, value in values.items():
                 tf.summary.scalar(name, value)
         self._writers[part].flush()
+
+    def rows(self, part: str) -> list[dict[str, Any]]:
+        """The rows of a part, in the order they were written."""
+        return [row for row in self._rows if row["part"] == part]
 
 
 def read(path: Path) -> list[dict[str, Any]]:

@@ -104,18 +104,28 @@ class Run:
             ValueError: the checkpoint is of another network.
         """
         checkpoints = folder / "checkpoints"
-        for leftover in checkpoints.glob("*_temp*") if self.config.mode != "eval" else ():  # of a crash in mid-write
+        for leftover in checkpoints.glob("*_temp*"):  # of a crash in mid-write
             shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
         self._manager = tf.train.CheckpointManager(self._checkpoint, str(checkpoints), self.config.keep_checkpoints)
         if self._manager.latest_checkpoint:
             _check_config(self.config, folder)
-            restored = self._checkpoint.restore(self._manager.latest_checkpoint)
-            if self.config.mode == "eval":
-                restored.expect_partial()  # another dropout has other seeds
-            else:
-                restored.assert_consumed()
+            self._checkpoint.restore(self._manager.latest_checkpoint).assert_consumed()
             self._fork_seeds()
         return self.step
+
+    def take(self, path: str) -> None:
+        """Takes a checkpoint, in `checkpoints/` or `archive/` of a run, to evaluate it.
+
+        Raises:
+            ValueError: the checkpoint is of another network.
+            tf.errors.NotFoundError: it is gone.
+        """
+        _check_config(self.config, Path(path).parent.parent)
+        self._checkpoint.restore(path).expect_partial()  # another dropout has other seeds
+
+    def write(self, path: str) -> None:
+        """Writes a checkpoint to a path of its own."""
+        self._checkpoint.write(path)
 
     def save(self) -> None:
         """Writes a checkpoint, whole or not at all, and the options it fits; not of a network that has diverged.
@@ -153,7 +163,7 @@ def _check_config(config, folder):
     old, new = json.loads((folder / "config.json").read_text("utf-8")), dataclasses.asdict(config)
     for options in (old, new):
         options["averaging"] = options["moving_average_decay"] > 0
-    fixed = (*NETWORK, "averaging") if config.mode == "eval" else (*NETWORK, "averaging", *TRAINING)
+    fixed = (*NETWORK, "averaging", *(TRAINING if config.mode in ("train", "train_and_eval") else ()))
     differing = [name for name in fixed if old.get(name) != new[name]]
     if differing:
         was = ", ".join(f"{name}={old.get(name)}" for name in differing)
