@@ -171,10 +171,17 @@ def _resampling(config, variant):
     }
 
 
+def make_reader(config, variant: Variant) -> Callable[[bytes], tf.Tensor]:
+    """A function from the bytes of a picture to the pixels that evaluation takes, [resolution, resolution, 3]."""
+    return lambda data: image_for_evaluation(data, variant.resolution, **_resampling(config, variant))
+
+
 def _valid(files, config, variant):
+    read = make_reader(config, variant)
+
     def example(record):
         data, label = parse(record, config.num_label_classes)
-        return image_for_evaluation(data, variant.resolution, **_resampling(config, variant)), label
+        return read(data), label
 
     return tf.data.TFRecordDataset(files).map(example, num_parallel_calls=tf.data.AUTOTUNE)
 

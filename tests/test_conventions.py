@@ -13,7 +13,7 @@ PACKAGE = ROOT / "keras_efficientnet"
 FLOORS = (
     {
         *("architectures", "augmentation", "config", "conversion", "evaluation", "history", "layers"),
-        *("optimizers", "preprocessing", "readers"),
+        *("optimizers", "predictions", "preprocessing", "readers"),
     },
     {"blocks", "datasets", "export", "profiling", "reports", "weights"},
     {"models"},

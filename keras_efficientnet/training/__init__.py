@@ -19,6 +19,7 @@ from keras_efficientnet.history import History, plot, write_json
 from keras_efficientnet.training import archive
 from keras_efficientnet.training.devices import make_strategy
 from keras_efficientnet.training.evaluating import evaluate_checkpoints
+from keras_efficientnet.training.predicting import predict as predict  # noqa: PLC0414
 from keras_efficientnet.training.products import export_all, write_evaluation, write_labels
 from keras_efficientnet.training.state import Run, diverged, make_variant
 from keras_efficientnet.training.steps import make_steps

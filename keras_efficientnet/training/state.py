@@ -142,14 +142,32 @@ class Run:
 
     def exportable(self) -> keras.Model:
         """The averaged network with probabilities, free of any strategy."""
-        model = make_model(
-            self.variant,
-            classes=self.config.num_label_classes,
-            drop_path_rate=1 - self.config.survival_prob,
-            name=self.config.model_name.replace("-", ""),
-        )
+        model = _make_classifier(self.config)
         model.set_weights(self.average.get_weights())
         return model
+
+
+def load_classifier(config: TrainConfig, path: str) -> keras.Model:
+    """The averaged network of a checkpoint, with probabilities.
+
+    Raises:
+        ValueError: the checkpoint is of another network.
+    """
+    _check_config(config, Path(path).parent.parent)
+    model = _make_classifier(config)
+    table = tf.train.Checkpoint(**{v.path: v.value for v in model.weights})
+    part = "average" if config.moving_average_decay > 0 else "model"
+    tf.train.Checkpoint(**{part: table}).restore(path).assert_existing_objects_matched().expect_partial()
+    return model
+
+
+def _make_classifier(config):
+    return make_model(
+        make_variant(config),
+        classes=config.num_label_classes,
+        drop_path_rate=1 - config.survival_prob,
+        name=config.model_name.replace("-", ""),
+    )
 
 
 def _synchronize_batch_norms(model):
