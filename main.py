@@ -4,7 +4,8 @@ Examples:
   python main.py
   python main.py --data_dir=gs://bucket/imagenet --tpu=my-tpu --train_batch_size=4096 --train_steps=109474
   python main.py --data_dir=/data/imagenet --model_name=efficientnet-b3 --train_batch_size=512 --model_dir=runs/b3
-  python main.py --mode=eval --data_dir=/data/imagenet --model_name=efficientnet-b3 --model_dir=runs/b3
+  python main.py --mode=eval --model_dir=runs/b3
+  python main.py --mode=predict --model_dir=runs/b3 --images=photos,more/*.jpg
 """
 
 import dataclasses
@@ -47,7 +48,7 @@ def main(_) -> None:
         config = make_config(**given)
         from keras_efficientnet import training  # brings TensorFlow: after the options are known to be right
 
-        results = training.run(config)
+        results = training.predict(config) if config.mode == "predict" else training.run(config)
     except KeyboardInterrupt:
         sys.exit("main.py: stopped. The same command goes on from the last checkpoint.")
     except Exception as error:  # noqa: BLE001
@@ -58,8 +59,22 @@ def main(_) -> None:
             raise
         logging.debug("", exc_info=True)
         sys.exit(f"main.py: {one_line(error)} (--verbosity=1 shows where)")
+    if isinstance(results, list):
+        sys.exit(show(results))
     print(table(results))
     print(f"All of it is in {config.directory}/")
+
+
+def show(predictions: list) -> int:
+    """Prints a table for each image, and what is wrong with the other files; returns the exit status."""
+    for prediction in predictions:
+        if prediction.fault is None:
+            print(prediction.file)
+            for rank, (name, probability) in enumerate(prediction.top, start=1):
+                print(f"{rank:4} {100 * probability:7.2f}%  {name}")
+    faults = [f"main.py: {prediction.file} {prediction.fault}" for prediction in predictions if prediction.fault]
+    print("\n".join(faults), end="\n" if faults else "", file=sys.stderr)
+    return 1 if faults else 0
 
 
 def is_users(error: Exception) -> bool:
@@ -78,11 +93,12 @@ def one_line(error: Exception) -> str:
 
 def table(results: dict[str, typing.Any]) -> str:
     """The results in columns."""
-    lines = [f"{'':12} {'top-1':>8} {'top-5':>8} {'agrees':>8} {'MB':>8}"] if "model" in results else []
+    lines = [f"{'':12} {'top-1':>8} {'top-5':>8} {'ECE':>8} {'agrees':>8} {'MB':>8}"] if "model" in results else []
     for name in ("model", "saved_model", "tflite"):
         row = results.get(name)
         if row:
-            percents = (row.get(key) for key in ("top_1_accuracy", "top_5_accuracy", "agreement"))
+            keys = ("top_1_accuracy", "top_5_accuracy", "expected_calibration_error", "agreement")
+            percents = (row.get(key) for key in keys)
             cells = [f"{100 * value:7.2f}%" if value is not None else f"{'-':>8}" for value in percents]
             size = f"{row['bytes'] / 1e6:8.1f}" if "bytes" in row else f"{'-':>8}"
             lines.append(f"{name:12} {' '.join(cells)} {size}")

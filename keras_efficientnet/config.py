@@ -4,6 +4,8 @@ Defaults are the official recipe (tensorflow/tpu, models/official/efficientnet/m
 """
 
 import dataclasses
+import json
+from pathlib import Path
 from typing import Any, TypeVar
 
 Value = TypeVar("Value")
@@ -98,11 +100,15 @@ class TrainConfig:
     # how
     mode: str = option(
         "train_and_eval",
-        "Train and evaluate in turn, only train, or evaluate the last checkpoint once.",
-        choices=("train_and_eval", "train", "eval"),
+        "Train and evaluate in turn, only train, evaluate checkpoints, or name what is in --images. In eval and "
+        "predict the options that are not given are those of the run, from its config.json.",
+        choices=("train_and_eval", "train", "eval", "predict"),
     )
     model_dir: str | None = option(
         None, "Folder for checkpoints, logs and exports; runs/MODEL_NAME by default. A run goes on where it stopped."
+    )
+    images: str | None = option(
+        None, "For mode predict: image files, folders of them, and patterns as dir/*.jpg, separated by commas."
     )
     recipe: str | None = option(
         None,
@@ -118,7 +124,19 @@ class TrainConfig:
     steps_per_eval: int = option(6_255, "Training steps between evaluations.", least=1)
     checkpoint_steps: int = option(1_251, "Training steps between checkpoints.", least=1)
     iterations_per_loop: int = option(16, "Training steps per call of the device; TPUs like 1251.", least=1)
-    keep_checkpoints: int = option(3, "Checkpoints to keep.", least=1)
+    keep_checkpoints: int = option(3, "Checkpoints to keep; the best one is in archive/ besides.", least=1)
+    early_stopping_evaluations: int | None = option(
+        None, "Stop when top-1 has not risen for so many evaluations, and take the best checkpoint.", least=1
+    )
+    use_best: bool = option(
+        False, "Report, export, evaluate and predict with the best checkpoint in archive/ in place of the last one."
+    )
+    eval_timeout: float | None = option(
+        None,
+        "For mode eval: wait so many seconds for each new checkpoint, and evaluate it, until the last step; by default "
+        "one checkpoint is evaluated.",
+        least=0,
+    )
     optimizer: str = option(
         "rmsprop",
         "Optimizer; rmsprop and momentum are TensorFlow 1's, rmsprop_torch is PyTorch's.",
@@ -165,15 +183,29 @@ class TrainConfig:
             _check(field, getattr(self, field.name))
         if self.model_dir and "://" in self.model_dir:
             raise ValueError(f"`model_dir` must be a folder of this machine. Received: model_dir={self.model_dir}")
+        self._check_mode()
         for name in ("survival_prob", "crop_fraction"):
             _check_most(name, getattr(self, name), 1.0, "at most")
         for name in ("dropout_rate", "moving_average_decay", "label_smoothing", "batch_norm_momentum"):
             _check_most(name, getattr(self, name), 1.0, "below")
 
+    def _check_mode(self) -> None:
+        if (self.mode == "predict") != (self.images is not None):
+            raise ValueError(f"`images` goes with mode=predict. Received: mode={self.mode}, images={self.images}")
+        if self.mode == "train" and self.takes_best:
+            raise ValueError(
+                "`early_stopping_evaluations` and `use_best` need evaluations. Choose mode=train_and_eval."
+            )
+
     @property
     def directory(self) -> str:
         """Where the run lives."""
         return self.model_dir or f"runs/{self.model_name}"
+
+    @property
+    def takes_best(self) -> bool:
+        """Whether the best checkpoint is what counts, and not the last."""
+        return self.use_best or self.early_stopping_evaluations is not None
 
 
 # Differences from the defaults. The digits are 8 x 8 pixels and have an up and a down, so no crop and no mirroring.
@@ -238,20 +270,41 @@ RECIPES: dict[str, dict[str, Any]] = {
 }
 
 
+# What a run's config.json does not hand on to mode eval and predict: where and how it happened to be called
+OF_ONE_CALL = ("mode", "model_dir", "images", "eval_timeout", "tpu", "num_replicas")
+
+
 def make_config(**given: Any) -> TrainConfig:
-    """A configuration from the options a user gave; the others come from the recipe.
+    """A configuration from the options a user gave; others come from the recipe, or in eval and predict from the run.
 
     Raises:
         ValueError: an option is unknown or out of its range.
     """
+    of_run = _options_of_run(given)
     sample = not given.get("data_dir") and given.get("dataset") in (None, "sample")
-    recipe = given.get("recipe") or ("sample" if sample else "official")
+    recipe = given.get("recipe") or of_run.pop("recipe", None) or ("sample" if sample else "official")
     if recipe not in RECIPES:
         raise ValueError(f"`recipe` must be one of {', '.join(RECIPES)}. Received: recipe={recipe!r}")
     unknown = set(given) - {field.name for field in dataclasses.fields(TrainConfig)}
     if unknown:
         raise ValueError(f"Unknown options: {', '.join(sorted(unknown))}. See TrainConfig.")
-    return TrainConfig(**RECIPES[recipe] | given | {"recipe": recipe})
+    return TrainConfig(**RECIPES[recipe] | of_run | given | {"recipe": recipe})
+
+
+def _options_of_run(given: dict[str, Any]) -> dict[str, Any]:
+    """What `config.json` says of the run that is to be evaluated, where there is one."""
+    folder = given.get("model_dir") or f"runs/{given.get('model_name', TrainConfig.model_name)}"
+    path = Path(folder) / "config.json"
+    if given.get("mode") not in ("eval", "predict") or not path.is_file():
+        return {}
+    try:
+        options: dict[str, Any] = json.loads(path.read_text("utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not whole: {error}. Give every option, or copy the file again.") from error
+    if "data_dir" in given:
+        options |= {"num_train_images": None, "num_eval_images": None}
+    names = {field.name for field in dataclasses.fields(TrainConfig)} - set(OF_ONE_CALL)
+    return {name: value for name, value in options.items() if name in names}
 
 
 def _check(field: dataclasses.Field[Any], value: Any) -> None:

@@ -43,8 +43,8 @@ def test_main_job_writes_everything_it_promises(finished):
     assert done.returncode == 0, done.stderr
     written = {path.name for path in folder.iterdir()}
     assert written == {
-        *("checkpoints", "config.json", "curve.png", "log.jsonl", "model.keras", "model.tflite"),
-        *("results.json", "saved_model", "tensorboard"),
+        *("archive", "checkpoints", "config.json", "curve.png", "evaluation", "labels.txt", "log.jsonl"),
+        *("model.keras", "model.tflite", "results.json", "saved_model", "tensorboard"),
     }
     results = json.loads((folder / "results.json").read_text())
     assert results["steps"] == 10 and results["seconds"] > 0

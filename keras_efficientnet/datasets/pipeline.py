@@ -4,6 +4,8 @@ Epoch and index of an example give its order and its pixels; not the threads, th
 was seen before is skipped, and what other workers take is dropped, before anything is decoded.
 """
 
+from collections.abc import Callable
+
 import tensorflow as tf
 
 from keras_efficientnet.architectures import Variant
@@ -80,13 +82,19 @@ def valid_examples(
     source: Source, images: int, config, variant: Variant, shard_index: int = 0, shard_count: int = 1
 ) -> tf.data.Dataset:
     """(image, label), each once, in the order of the files; of `shard_count` workers each takes every so manyth."""
+    pixels = make_reader(config, variant)
 
     def example(*item):
         data, label = read(source, config.num_label_classes, item)
-        return image_for_evaluation(data, variant.resolution, **_resampling(config, variant)), label
+        return pixels(data), label
 
     items = source.items(None).take(images).shard(shard_count, shard_index)
     return map_or_stop(items, example, lambda *item: explain(source, config.num_label_classes, item))
+
+
+def make_reader(config, variant: Variant) -> Callable[[tf.Tensor], tf.Tensor]:
+    """A function from the bytes of a picture to the pixels that evaluation takes, [resolution, resolution, 3]."""
+    return lambda data: image_for_evaluation(data, variant.resolution, **_resampling(config, variant))
 
 
 def _resampling(config, variant):

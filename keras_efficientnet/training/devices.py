@@ -77,3 +77,9 @@ def is_chief(strategy: tf.distribute.Strategy) -> bool:
 def hosts(strategy: tf.distribute.Strategy) -> int:
     """The processes that train together."""
     return strategy.extended._num_workers if isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy) else 1
+
+
+def meet(strategy: tf.distribute.Strategy) -> None:
+    """Waits until all hosts are here."""
+    if hosts(strategy) > 1:
+        strategy.run(tf.function(lambda: tf.distribute.get_replica_context().all_reduce("sum", tf.constant(1))))

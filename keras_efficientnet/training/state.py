@@ -135,19 +135,14 @@ class Run:
             ValueError: the checkpoint is of another network, or the weights are.
         """
         checkpoints = folder / "checkpoints"
-        sweep = self.config.mode != "eval" and is_chief(self.strategy)
-        for leftover in checkpoints.glob("*_temp*") if sweep else ():  # of a crash in mid-write
+        for leftover in checkpoints.glob("*_temp*") if is_chief(self.strategy) else ():  # of a crash in mid-write
             shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
         self._manager = tf.train.CheckpointManager(self._checkpoint, str(checkpoints), self.config.keep_checkpoints)
         if self._manager.latest_checkpoint:
             _check_config(self.config, folder)
-            restored = self._checkpoint.restore(self._manager.latest_checkpoint)
-            if self.config.mode == "eval":
-                restored.expect_partial()  # another dropout has other seeds
-            else:
-                restored.assert_consumed()
+            self._checkpoint.restore(self._manager.latest_checkpoint).assert_consumed()
             self._fork_seeds()
-        elif self.config.weights and self.config.mode != "eval":
+        elif self.config.weights:
             load_weights(self.model, self.config.weights, other_classes=True)
             self.average.set_weights(self.model.get_weights())
         return self.step
@@ -169,6 +164,20 @@ class Run:
 
         self.strategy.run(average)
 
+    def take(self, path: str) -> None:
+        """Takes a checkpoint, in `checkpoints/` or `archive/` of a run, to evaluate it.
+
+        Raises:
+            ValueError: the checkpoint is of another network.
+            tf.errors.NotFoundError: it is gone.
+        """
+        _check_config(self.config, Path(path).parent.parent)
+        self._checkpoint.restore(path).expect_partial()  # another dropout has other seeds
+
+    def write(self, path: str) -> None:
+        """Writes a checkpoint to a path of its own."""
+        self._checkpoint.write(path)
+
     def save(self) -> None:
         """Writes a checkpoint, whole or not at all, and the options it fits; not of a network that has diverged.
 
@@ -187,14 +196,32 @@ class Run:
 
     def exportable(self) -> keras.Model:
         """The averaged network with probabilities, free of any strategy."""
-        model = make_model(
-            self.variant,
-            classes=int(self.model.output_shape[-1]),
-            drop_path_rate=1 - self.config.survival_prob,
-            name=self.config.model_name.replace("-", ""),
-        )
+        model = _make_classifier(self.config)
         model.set_weights(self.average.get_weights())
         return model
+
+
+def load_classifier(config: TrainConfig, path: str) -> keras.Model:
+    """The averaged network of a checkpoint, with probabilities.
+
+    Raises:
+        ValueError: the checkpoint is of another network.
+    """
+    _check_config(config, Path(path).parent.parent)
+    model = _make_classifier(config)
+    table = tf.train.Checkpoint(**{v.path: v.value for v in model.weights})
+    part = "average" if config.moving_average_decay > 0 else "model"
+    tf.train.Checkpoint(**{part: table}).restore(path).assert_existing_objects_matched().expect_partial()
+    return model
+
+
+def _make_classifier(config):
+    return make_model(
+        make_variant(config),
+        classes=config.num_label_classes,
+        drop_path_rate=1 - config.survival_prob,
+        name=config.model_name.replace("-", ""),
+    )
 
 
 def _precision(config, strategy):
@@ -244,7 +271,7 @@ def _check_config(config, folder):
     old, new = json.loads((folder / "config.json").read_text("utf-8")), dataclasses.asdict(config)
     for options in (old, new):
         options["averaging"] = options["moving_average_decay"] > 0
-    fixed = (*NETWORK, "averaging") if config.mode == "eval" else (*NETWORK, "averaging", *TRAINING)
+    fixed = (*NETWORK, "averaging", *(TRAINING if config.mode in ("train", "train_and_eval") else ()))
     differing = [name for name in fixed if old.get(name) != new[name]]
     if differing:
         was = ", ".join(f"{name}={old.get(name)}" for name in differing)
