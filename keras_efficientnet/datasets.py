@@ -159,6 +159,7 @@ def _augmented(data, seed, config, variant):
         num_layers=config.randaug_num_layers,
         magnitude=config.randaug_magnitude,
         official=config.augment_version == "official",
+        erasing=config.random_erasing,
     )
     return augment(image, augment_seed) if augment else image
 

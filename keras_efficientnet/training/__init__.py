@@ -13,6 +13,7 @@ import tensorflow as tf
 from tqdm import tqdm
 
 from keras_efficientnet import evaluation
+from keras_efficientnet.augmentation.mixing import make_mixing, mix_batches
 from keras_efficientnet.config import TrainConfig
 from keras_efficientnet.datasets import Data, make_datasets
 from keras_efficientnet.history import History, plot, write_json
@@ -84,12 +85,16 @@ def train(config: TrainConfig, strategy, training: Run, data: Data, history: His
 
 def _train_batches(config, strategy, step, data):
     replica_batch = config.train_batch_size // strategy.num_replicas_in_sync
+    mix = make_mixing(config.mixup_alpha, config.cutmix_alpha, config.num_label_classes)
 
     def pipeline(context):
         if context and context.num_input_pipelines > 1:
             raise ValueError("Training on several hosts is not there yet. Take a TPU or machine with one host.")
         examples = data.train(step * config.train_batch_size)
-        return examples.batch(replica_batch, drop_remainder=True).prefetch(tf.data.AUTOTUNE)
+        batches = examples.batch(replica_batch, drop_remainder=True)
+        seed = tf.random.fold_in(tf.constant([config.seed, 1]), context.input_pipeline_id if context else 0)
+        batches = mix_batches(batches, mix, seed, first=step * strategy.num_replicas_in_sync)
+        return batches.prefetch(tf.data.AUTOTUNE)
 
     return strategy.distribute_datasets_from_function(pipeline)
 

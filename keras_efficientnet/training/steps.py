@@ -3,6 +3,7 @@
 import keras
 import tensorflow as tf
 
+from keras_efficientnet.augmentation.mixing import targets_of
 from keras_efficientnet.layers import BatchNormalization
 from keras_efficientnet.optimizers import average_decay
 from keras_efficientnet.training.state import Run
@@ -28,7 +29,7 @@ def make_steps(strategy: tf.distribute.Strategy, training: Run):
 
     def loss_of(images, labels):
         logits = model(images, training=True)
-        targets = tf.one_hot(labels, classes) * (1 - smoothing) + smoothing / classes
+        targets = targets_of(labels, classes, smoothing)
         cross_entropy = tf.reduce_sum(tf.nn.softmax_cross_entropy_with_logits(targets, logits))
         squares = tf.add_n([tf.nn.l2_loss(v.value) for v in decayed])
         share = config.weight_decay / strategy.num_replicas_in_sync
