@@ -96,6 +96,11 @@ class TrainConfig:
     )
     randaug_num_layers: int = option(2, "Operations of RandAugment on an image.", least=1)
     randaug_magnitude: float = option(10.0, "Level of RandAugment's operations; 17 for B5, 28 for B7 and B8.", least=0)
+    random_erasing: float = option(0.0, "Chance that a rectangle of a training image becomes noise.", least=0)
+    mixup_alpha: float = option(0.0, "Mixup: each image blended with another, shares from Beta(alpha, alpha).", least=0)
+    cutmix_alpha: float = option(
+        0.0, "CutMix: a box of another image, area from Beta(alpha, alpha); with Mixup, half of the batches.", least=0
+    )
 
     # how
     mode: str = option(
@@ -184,7 +189,7 @@ class TrainConfig:
         if self.model_dir and "://" in self.model_dir:
             raise ValueError(f"`model_dir` must be a folder of this machine. Received: model_dir={self.model_dir}")
         self._check_mode()
-        for name in ("survival_prob", "crop_fraction"):
+        for name in ("survival_prob", "crop_fraction", "random_erasing"):
             _check_most(name, getattr(self, name), 1.0, "at most")
         for name in ("dropout_rate", "moving_average_decay", "label_smoothing", "batch_norm_momentum"):
             _check_most(name, getattr(self, name), 1.0, "below")

@@ -5,6 +5,7 @@ import math
 
 import tensorflow as tf
 
+from keras_efficientnet.augmentation.erasing import random_erasing
 from keras_efficientnet.augmentation.operations import OPS, apply_op
 
 TURN = math.radians(8.6)  # largest angle
@@ -148,7 +149,9 @@ def randaugment(image, seed, *, num_layers: int = 2, magnitude: float = 10, offi
     return image
 
 
-def make_augmentation(name: str | None, *, num_layers: int = 2, magnitude: float = 10, official: bool = False):
+def make_augmentation(
+    name: str | None, *, num_layers: int = 2, magnitude: float = 10, official: bool = False, erasing: float = 0.0
+):
     """The augmentation called so, as a function (float32 [height, width, 3] from 0 to 255, seed) -> the same, or None.
 
     Args:
@@ -156,18 +159,27 @@ def make_augmentation(name: str | None, *, num_layers: int = 2, magnitude: float
         num_layers: of RandAugment.
         magnitude: of RandAugment.
         official: the version of the published checkpoints, not Pillow's.
+        erasing: chance in [0, 1] of random erasing, which comes after the other.
     """
-    if name is None or name == "affine":
-        return random_affine if name else None
     policies = {
-        "autoaugment": lambda image, seed: autoaugment(image, seed, official=official),
-        "randaugment": lambda image, seed: randaugment(
-            image, seed, num_layers=num_layers, magnitude=magnitude, official=official
-        ),
+        "autoaugment": functools.partial(autoaugment, official=official),
+        "randaugment": functools.partial(randaugment, num_layers=num_layers, magnitude=magnitude, official=official),
     }
+    augment = random_affine if name == "affine" else _in_floats(policies[name]) if name else None
+    return _then_erased(augment, erasing) if erasing else augment
 
+
+def _in_floats(policy):
     def augment(image, seed):
         levels = tf.cast(tf.clip_by_value(image, 0, 255), tf.uint8)
-        return tf.ensure_shape(tf.cast(policies[name](levels, seed), tf.float32), image.shape)
+        return tf.ensure_shape(tf.cast(policy(levels, seed), tf.float32), image.shape)
 
     return augment
+
+
+def _then_erased(augment, chance):
+    def augment_and_erase(image, seed):
+        changed = augment(image, seed) if augment else image
+        return random_erasing(changed, tf.random.fold_in(seed, 1), chance)
+
+    return augment_and_erase

@@ -74,6 +74,7 @@ def augmented(data, seed, config, variant: Variant):
         num_layers=config.randaug_num_layers,
         magnitude=config.randaug_magnitude,
         official=config.augment_version == "official",
+        erasing=config.random_erasing,
     )
     return augment(image, augment_seed) if augment else image
 

@@ -15,6 +15,7 @@ import tensorflow as tf
 from tqdm import tqdm
 
 from keras_efficientnet import evaluation
+from keras_efficientnet.augmentation.mixing import make_mixing, mix_batches
 from keras_efficientnet.config import TrainConfig
 from keras_efficientnet.datasets import Data, make_datasets
 from keras_efficientnet.history import History, plot, write_json
@@ -83,7 +84,7 @@ def _leave(config, training, data, outcomes, results):
     """Writes what is left of a run; `results` gets the rows of the exported files."""
     folder = Path(config.directory)
     plot(folder)
-    write_evaluation(folder, outcomes, data, config.num_label_classes)
+    write_evaluation(folder, outcomes, data)
     if config.export:
         for name, row in export_all(training.exportable(), data, folder).items():
             results[name] = results.get(name, {}) | row
@@ -128,12 +129,15 @@ def train(config: TrainConfig, strategy, training: Run, data: Data, history: His
 
 def _train_batches(config, strategy, taken, data):
     """The batches after the first `taken`; each holds the same images, whatever the number of hosts and replicas."""
-    part = config.train_batch_size // strategy.num_replicas_in_sync // config.accumulate_steps
+    parts = strategy.num_replicas_in_sync * config.accumulate_steps
+    mix = make_mixing(config.mixup_alpha, config.cutmix_alpha, config.num_label_classes)
 
     def pipeline(context):
-        shard = (context.input_pipeline_id, context.num_input_pipelines) if context else (0, 1)
-        examples = data.train(taken * config.train_batch_size, *shard)
-        return examples.batch(part, drop_remainder=True).prefetch(tf.data.AUTOTUNE)
+        host, hosts = (context.input_pipeline_id, context.num_input_pipelines) if context else (0, 1)
+        examples = data.train(taken * config.train_batch_size, host, hosts)
+        batches = examples.batch(config.train_batch_size // parts, drop_remainder=True)
+        seed = tf.random.fold_in(tf.constant([config.seed, 1]), host)
+        return mix_batches(batches, mix, seed, first=taken * parts // hosts).prefetch(tf.data.AUTOTUNE)
 
     return strategy.distribute_datasets_from_function(pipeline)
 

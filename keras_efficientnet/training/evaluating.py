@@ -42,7 +42,7 @@ def evaluate_checkpoints(config: TrainConfig, training: Run, data: Data, evaluat
             keep_best(folder, training.step, scores, training.write)
         results = {"model": scores} | training.progress()
         write_json(folder / "evaluation.json", results)
-        write_evaluation(folder, outcomes, data, config.num_label_classes)
+        write_evaluation(folder, outcomes, data)
         if training.step >= config.train_steps:
             break
     if results is None:

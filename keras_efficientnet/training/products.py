@@ -19,9 +19,9 @@ def write_labels(folder: Path, data: Data) -> None:
         write_text(folder / "labels.txt", "".join(f"{name}\n" for name in data.class_names))
 
 
-def write_evaluation(folder: Path, outcomes: evaluation.Outcomes, data: Data, classes: int) -> None:
+def write_evaluation(folder: Path, outcomes: evaluation.Outcomes, data: Data) -> None:
     """Writes the tables and pictures of `evaluation/`; classes without names are called by their numbers."""
-    names = data.class_names or tuple(str(number) for number in range(classes))
+    names = data.class_names or tuple(str(number) for number in range(data.classes))
     write_reports(folder / "evaluation", outcomes, names)
 
 

@@ -3,6 +3,7 @@
 import keras
 import tensorflow as tf
 
+from keras_efficientnet.augmentation.mixing import targets_of
 from keras_efficientnet.layers import BatchNormalization
 from keras_efficientnet.optimizers import DECOUPLED, average_decay
 from keras_efficientnet.training.state import Run
@@ -76,7 +77,7 @@ def _make_loss(strategy, training):
 
     def loss_of(images, labels):
         logits = model(images, training=True)
-        targets = tf.one_hot(labels, classes) * (1 - smoothing) + smoothing / classes
+        targets = targets_of(labels, classes, smoothing)
         loss = tf.reduce_sum(tf.nn.softmax_cross_entropy_with_logits(targets, logits)) / config.train_batch_size
         return loss + decay * tf.add_n([tf.nn.l2_loss(v.value) for v in decayed]) if decayed else loss
 
