@@ -111,7 +111,8 @@ def train(config: TrainConfig, strategy, training: Run, data: Data, history: His
     batches = iter(_train_batches(config, strategy, int(training.taken.numpy()), data))
     _archive(config, training, history)  # of a kill between evaluation and archive
     batch, left = config.train_batch_size, config.train_steps - training.step
-    bar = tqdm(total=left * batch, unit="image", unit_scale=True, desc="training", disable=left <= 0)
+    silent = left <= 0 or not is_chief(strategy)
+    bar = tqdm(total=left * batch, unit="image", unit_scale=True, desc="training", disable=silent)
     with bar, watch(strategy) as asked_to_end:
         while training.step < config.train_steps and not _stops_early(config, history):
             started = time.perf_counter()

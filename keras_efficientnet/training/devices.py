@@ -1,6 +1,7 @@
 """Where a run trains: the strategy for a TPU, several hosts, several GPUs or one device."""
 
 import functools
+import logging
 import os
 
 import tensorflow as tf
@@ -51,6 +52,7 @@ def _make_mirrored_strategy(names):
 
 @functools.cache
 def _make_worker_strategy():
+    logging.getLogger("tensorflow").setLevel(logging.WARNING)  # else a line for each of hundreds of sums
     try:
         return tf.distribute.MultiWorkerMirroredStrategy()
     except (ValueError, KeyError) as error:
