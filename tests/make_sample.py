@@ -14,6 +14,8 @@ import numpy as np
 import tensorflow as tf
 from sklearn.datasets import load_digits
 
+from keras_efficientnet.datasets.writing import serialize
+
 FILES = {"train": 4, "validation": 1}
 HELD_OUT = 5  # one digit in so many, class by class
 
@@ -35,20 +37,17 @@ def png(pixels: np.ndarray) -> bytes:
 def example(pixels: np.ndarray, digit: int, filename: str) -> bytes:
     """One record, with the keys of the official ImageNet records; labels count from 1."""
     features = {
-        "image/class/label": tf.train.Feature(int64_list=tf.train.Int64List(value=[digit + 1])),
-        "image/height": tf.train.Feature(int64_list=tf.train.Int64List(value=[pixels.shape[0]])),
-        "image/width": tf.train.Feature(int64_list=tf.train.Int64List(value=[pixels.shape[1]])),
-        "image/channels": tf.train.Feature(int64_list=tf.train.Int64List(value=[1])),
-        "image/colorspace": tf.train.Feature(bytes_list=tf.train.BytesList(value=[b"Grayscale"])),
-        "image/format": tf.train.Feature(bytes_list=tf.train.BytesList(value=[b"PNG"])),
-        "image/class/synset": tf.train.Feature(bytes_list=tf.train.BytesList(value=[str(digit).encode()])),
-        "image/filename": tf.train.Feature(bytes_list=tf.train.BytesList(value=[filename.encode()])),
-        "image/encoded": tf.train.Feature(bytes_list=tf.train.BytesList(value=[png(pixels)])),
+        "image/class/label": digit + 1,
+        "image/height": pixels.shape[0],
+        "image/width": pixels.shape[1],
+        "image/channels": 1,
+        "image/colorspace": "Grayscale",
+        "image/format": "PNG",
+        "image/class/synset": str(digit),
+        "image/filename": filename,
+        "image/encoded": png(pixels),
     }
-    message = tf.train.Example()
-    for key in sorted(features):
-        message.features.feature[key].CopyFrom(features[key])
-    return message.SerializeToString(deterministic=True)
+    return serialize(features)
 
 
 def split(labels: np.ndarray) -> dict[str, np.ndarray]:

@@ -2,8 +2,6 @@
 
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import make_sample
@@ -31,7 +29,7 @@ def pixels_and_labels(files):
 
 
 def test_sample_is_made_byte_for_byte(tmp_path):
-    subprocess.run([sys.executable, make_sample.__file__, str(tmp_path)], check=True, capture_output=True)
+    make_sample.main(tmp_path)
     made = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     assert made == {path.name: path.read_bytes() for path in SAMPLE.glob("*-of-*")}
 
@@ -71,6 +69,14 @@ def test_every_epoch_holds_every_image_once_in_its_own_order():
     assert len(set(epochs[0])) == data.train_images == 1442
     assert set(epochs[0]) == set(epochs[1]) == set(epochs[2])
     assert epochs[0] != epochs[1] != epochs[2]
+
+
+def test_records_of_one_file_come_in_a_new_order_each_epoch(tmp_path):
+    shutil.copy(SAMPLE / "train-00000-of-00004", tmp_path / "train-00000-of-00001")
+    data = make_datasets(make_config(data_dir=str(tmp_path), mode="train", **PLAIN), TINY._replace(resolution=8))
+    first, second = np.split(next(data.train(0).batch(2 * data.train_images).as_numpy_iterator())[0], 2)
+    moved = np.mean([one.tobytes() != other.tobytes() for one, other in zip(first, second, strict=True)])
+    assert moved > 0.9
 
 
 @pytest.mark.parametrize("start", [1, 1441, 1442, 3000])

@@ -40,8 +40,8 @@ def train_examples(
     seed = tf.random.split(tf.constant([config.seed, 0]), 2)  # of the order; of the pixels
 
     def epoch_items(epoch):
-        items = source.items(tf.random.fold_in(seed[0], epoch)).repeat().take(images)
-        return items.enumerate().map(lambda index, item: (epoch, index, item))
+        items = source.items(tf.random.fold_in(seed[0], epoch)).repeat()
+        return tf.data.Dataset.zip(tf.data.Dataset.from_tensors(epoch).repeat(), tf.data.Dataset.range(images), items)
 
     def is_ours(number, _):
         return number % config.train_batch_size // share == shard_index
@@ -55,7 +55,11 @@ def train_examples(
     items = epochs.flat_map(epoch_items).skip(start % images)
     if shard_count > 1:
         items = items.enumerate().filter(is_ours).map(lambda number, item: item)
-    return map_or_stop(items, example, lambda epoch, index, item: explain(source, config.num_label_classes, item))
+
+    def describe(epoch, index, item):
+        return explain(source, config.num_label_classes, item)
+
+    return map_or_stop(items, example, describe, endless=True)
 
 
 def augmented(data, seed, config, variant: Variant):

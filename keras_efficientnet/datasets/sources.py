@@ -20,7 +20,9 @@ class Source(NamedTuple):
 def shuffle(items: tf.data.Dataset, buffer: int, seed) -> tf.data.Dataset:
     """Items in an order of `seed`, int32 [2], through a buffer of so many."""
     tf.random.set_seed(1)  # of this graph alone: Dataset.shuffle fails with a tensor where the global seed is 0
-    return items.shuffle(buffer, seed=tf.cast(seed[0], tf.int64))
+    # of both numbers: `fold_in` leaves its data, the epoch, in the second, and the first is the same for each
+    number = tf.random.stateless_uniform((), seed, minval=None, maxval=None, dtype=tf.int64)
+    return items.shuffle(buffer, seed=number)
 
 
 def cached(source: Source) -> Source:

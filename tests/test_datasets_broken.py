@@ -1,0 +1,151 @@
+"""Broken records: named where the run stops, or left out and counted.
+
+Each is one record, the second of three, or a file; sound pictures of unusual kinds pass.
+"""
+
+import io
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from conftest import TINY
+from pictures import jpeg, record, smooth, write_records
+from PIL import Image
+
+from keras_efficientnet.config import make_config
+from keras_efficientnet.datasets import damage, make_datasets
+
+GOOD = [record(jpeg(seed=seed), 1 + seed) for seed in range(3)]
+LENGTHS = [len(value) + 16 for value in GOOD]
+DATA = jpeg(seed=7)
+SMALL = TINY._replace(resolution=32)
+
+
+def noisy(data):
+    """A JPEG whose header is whole and whose picture is noise."""
+    start = data.rindex(b"\xff\xda") + 14
+    return data[:start] + np.random.default_rng(0).bytes(len(data) - start - 2) + data[-2:]
+
+
+def cut_off(file):
+    return file[: LENGTHS[0] + 100]
+
+
+def flipped(file):
+    """One bit of the second record, whose checksum is then wrong."""
+    place = LENGTHS[0] + 12 + 200
+    return file[:place] + bytes([file[place] ^ 1]) + file[place + 1 :]
+
+
+RECORDS = {
+    "noise after the header": (record(noisy(DATA), 2), "record 1 .* holds a corrupt JPEG"),
+    "no header": (record(bytes(64) + DATA[64:], 2), "record 1 .* holds no picture that can be decoded"),
+    "half a JPEG": (record(DATA[: len(DATA) // 2], 2), "record 1 .* holds no picture that can be decoded"),
+    "no picture": (record(b"", 2), "record 1 .* holds no picture that can be decoded"),
+    "label 0": (record(DATA, 0), "record 1 .* has label 0; for 5 classes it must be 1 to 5"),
+    "label too large": (record(DATA, 6), "record 1 .* has label 6; for 5 classes it must be 1 to 5"),
+    "no label": (record(DATA, None), "record 1 .* is no tf.train.Example with image/encoded and image/class/label"),
+    "no bytes": (record(None, 2), "record 1 .* is no tf.train.Example"),
+    "no Example": (b"this is text, and no Example", "record 1 .* is no tf.train.Example"),
+}
+FILES = {
+    "cut off": (cut_off, "record 1 .* cannot be read: the file is cut off or has a wrong checksum"),
+    "bit flipped": (flipped, "record 1 .* cannot be read: the file is cut off or has a wrong checksum"),
+    "empty file": (lambda file: b"", "record 0 .* cannot be read: the file is cut off"),
+}
+
+
+def write_broken(folder, kind):
+    """A good file and one with the damage. Returns what must be said of it."""
+    write_records(folder / "validation-00000-of-00002", GOOD)
+    path = folder / "validation-00001-of-00002"
+    write_records(path, [GOOD[0], RECORDS[kind][0], GOOD[2]] if kind in RECORDS else GOOD)
+    if kind in FILES:
+        path.write_bytes(FILES[kind][0](path.read_bytes()))
+    return f"validation-00001-of-00002, {(RECORDS | FILES)[kind][1]}"
+
+
+def options(folder, **given):
+    return make_config(data_dir=str(folder), num_label_classes=5, mode="eval", num_eval_images=6, **given)
+
+
+@pytest.mark.parametrize("kind", [*RECORDS, *FILES])
+def test_reading_stops_and_names_the_record(tmp_path, kind):
+    message = write_broken(tmp_path, kind)
+    data = make_datasets(options(tmp_path), SMALL)
+    with pytest.raises(tf.errors.InvalidArgumentError, match=message):
+        list(data.valid)
+
+
+def test_training_stops_and_names_the_record_too(tmp_path):
+    message = write_broken(tmp_path, "half a JPEG").replace("validation", "train")
+    for path in tmp_path.iterdir():
+        path.rename(tmp_path / path.name.replace("validation", "train"))
+    data = make_datasets(make_config(data_dir=str(tmp_path), num_label_classes=5, mode="train"), SMALL)
+    with pytest.raises(tf.errors.InvalidArgumentError, match=message):
+        list(data.train(0).take(20))
+
+
+def test_broken_records_are_left_out_and_counted_if_so_wanted(tmp_path):
+    """All of the damages at once, in a file each: of these 9 files 2 good records are left, of the others 1, 1, 0."""
+    expected, good = [], 0
+    for number, kind in enumerate([*RECORDS, *FILES]):
+        (tmp_path / kind).mkdir()
+        expected.append(write_broken(tmp_path / kind, kind))
+        expected[-1] = expected[-1].replace("00001-of-00002", f"{number:05d}-of-00012")
+        good += 2 if kind in RECORDS else kind != "empty file"
+        (tmp_path / kind / "validation-00001-of-00002").rename(tmp_path / f"validation-{number:05d}-of-00012")
+    config = make_config(data_dir=str(tmp_path), num_label_classes=5, mode="eval", skip_broken_records=True)
+    data = make_datasets(config, SMALL)
+    assert data.valid_images == good == 20 == len(list(data.valid))
+    assert len(data.broken) == len(expected)
+    for problem, message in zip(data.broken, expected, strict=True):
+        assert tf.strings.regex_full_match(problem, f".*{message}.*")
+
+
+def test_data_that_are_all_broken_stop_a_run_at_its_start(tmp_path):
+    write_records(tmp_path / "validation-00000-of-00001", [record(b"no picture", 1)] * 6)
+    with pytest.raises(ValueError, match="record 0 .* holds no picture that can be decoded.*skip_broken_records"):
+        make_datasets(options(tmp_path), SMALL)
+    with pytest.raises(ValueError, match="All 6 examples are broken. The first: .*record 0"):
+        make_datasets(options(tmp_path, skip_broken_records=True), SMALL)
+
+
+def encoded(mode, kind, **given):
+    buffer = io.BytesIO()
+    Image.fromarray(smooth(40, 48, 1)).convert(mode).save(buffer, kind, **given)
+    return buffer.getvalue()
+
+
+UNUSUAL = {
+    "progressive": encoded("RGB", "JPEG", progressive=True),
+    "restarts": encoded("RGB", "JPEG", restart_marker_blocks=2),
+    "CMYK": encoded("CMYK", "JPEG"),
+    "grayscale": encoded("L", "JPEG"),
+    "thumbnail": encoded("RGB", "JPEG", exif=b"Exif\0\0" + DATA),
+    "trailing": encoded("RGB", "JPEG") + b"\xff\x01\xff\x02 what a camera adds",
+    "PNG": encoded("RGB", "PNG"),
+    "PNG with alpha": encoded("RGBA", "PNG"),
+    "GIF": encoded("P", "GIF"),
+    "BMP": encoded("RGB", "BMP"),
+    "WebP": encoded("RGB", "WEBP"),
+}
+
+
+def test_unusual_pictures_are_read_as_pillow_reads_them(tmp_path):
+    write_records(tmp_path / "validation-00000-of-00001", [record(data, 1) for data in UNUSUAL.values()])
+    config = make_config(data_dir=str(tmp_path), num_label_classes=5, mode="eval", crop_fraction=1.0)
+    images = next(make_datasets(config, TINY._replace(resolution=40)).valid.batch(20).as_numpy_iterator())[0]
+    for image, (kind, data) in zip(images, UNUSUAL.items(), strict=True):
+        expected = np.array(Image.open(io.BytesIO(data)).convert("RGB"))[:, 4:44]
+        assert np.abs(image - expected).mean() < (30 if kind == "CMYK" else 1.5), kind  # inks are mixed in many ways
+
+
+def test_noise_of_any_length_is_told_from_pictures():
+    """Of 200 noises of 1 kB nine in ten at least; of 200 JPEGs of all qualities none."""
+    header = DATA[: DATA.rindex(b"\xff\xda") + 14]
+    random = np.random.default_rng(1)
+    noises = [header + random.bytes(1000) + b"\xff\xd9" for _ in range(200)]
+    assert sum(bool(damage.is_corrupt(noise)) for noise in noises) >= 180
+    image = smooth(64, 64, 3)
+    assert not any(bool(damage.is_corrupt(tf.io.encode_jpeg(image, quality=1 + place // 2))) for place in range(200))

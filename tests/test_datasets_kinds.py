@@ -1,0 +1,204 @@
+"""Where data come from: folders, TensorFlow Datasets, held-out files, the background class."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from conftest import TINY
+from pictures import jpeg, record, smooth, write_folder, write_records
+
+from keras_efficientnet.config import make_config
+from keras_efficientnet.datasets import folders, make_datasets
+
+SMALL = TINY._replace(resolution=40)
+
+
+def evaluate(folder, **given):
+    options = {"data_dir": str(folder), "recipe": "official", "crop_fraction": 1.0, "mode": "eval"} | given
+    data = make_datasets(make_config(**options), SMALL)
+    images, labels = next(data.valid.batch(100).as_numpy_iterator())
+    return data, images, labels.tolist()
+
+
+def central(height, width, seed):
+    return smooth(height, width, seed)[:, (width - height) // 2 :][:, :height]
+
+
+def test_folder_of_train_and_validation_gives_its_pictures_and_names(tmp_path):
+    write_folder(tmp_path / "train", ["bee", "ant", "cow"], 4)
+    write_folder(tmp_path / "val", ["cow", "ant"], 2)
+    data, images, labels = evaluate(tmp_path, dataset="folder", mode="train_and_eval")
+    assert data.class_names == ("ant", "bee", "cow") and data.classes == 3
+    assert labels == [0, 0, 2, 2] and (data.train_images, data.valid_images) == (12, 4)
+    for image, seed in zip(images, (2, 3, 0, 1), strict=True):
+        assert np.abs(image - central(40, 48, seed)).mean() < 4
+    epoch = next(data.train(0).batch(12).as_numpy_iterator())[1]
+    assert sorted(epoch) == [0] * 4 + [1] * 4 + [2] * 4
+
+
+def test_folder_of_classes_keeps_every_tenth_picture_for_validation(tmp_path):
+    write_folder(tmp_path, ["ant", "bee"], 21)
+    parts = folders.find_splits(str(tmp_path))
+    held = [f"{name}/{place:03d}.jpg" for name in ("ant", "bee") for place in (9, 19)]
+    assert [path.removeprefix(f"{tmp_path}/") for path in parts["validation"].paths] == held
+    assert len(parts["train"].paths) == 38 and not set(parts["train"].paths) & set(parts["validation"].paths)
+
+
+def test_folder_takes_all_kinds_of_pictures_in_upper_and_lower_case(tmp_path):
+    from test_datasets_broken import encoded
+
+    folder = tmp_path / "validation/one"
+    folder.mkdir(parents=True)
+    kinds = {"a.JPG": "JPEG", "b.jpeg": "JPEG", "c.PNG": "PNG", "d.WebP": "WEBP", "e.bmp": "BMP"}
+    for name, kind in kinds.items():
+        (folder / name).write_bytes(encoded("RGB", kind))
+    for name in ("notes.txt", ".hidden.jpg"):
+        (folder / name).write_text("no picture")
+    write_folder(tmp_path / "train", ["one", "two"], 1)
+    _, images, labels = evaluate(tmp_path, dataset="folder")
+    assert labels == [0] * 5
+    for image in images:
+        assert np.abs(image - central(40, 48, 1)).mean() < 5
+
+
+def test_broken_picture_in_a_folder_is_named(tmp_path):
+    write_folder(tmp_path / "train", ["one", "two"], 2)
+    write_folder(tmp_path / "validation", ["one", "two"], 2)
+    (tmp_path / "validation/two/000.jpg").write_bytes(jpeg()[:500])
+    with pytest.raises(tf.errors.InvalidArgumentError, match="validation/two/000.jpg holds no picture that can be dec"):
+        evaluate(tmp_path, dataset="folder")
+
+
+@pytest.mark.parametrize(
+    ("make", "options", "message"),
+    [
+        (lambda folder: None, {}, "has no class folders"),
+        (lambda folder: (folder / "train/a").mkdir(parents=True), {}, "train/a has no picture with an ending of .jpg"),
+        (lambda folder: write_folder(folder, ["a", "b"], 2), {}, "No class has 10 pictures, of which one"),
+        (lambda folder: write_folder(folder / "val", ["a"], 1), {}, "no folder called train"),
+        (
+            lambda folder: (write_folder(folder / "train", ["a"], 1), write_folder(folder / "test", ["b"], 1)),
+            {},
+            "has classes that training has not: b",
+        ),
+        (lambda folder: write_folder(folder, ["a", "b"], 10), {"num_label_classes": 3}, "The data names 2 classes"),
+        (lambda folder: None, {"holdout_shards": 1}, "`holdout_shards` is for records"),
+        (lambda folder: None, {"dataset": "sample"}, "`dataset=sample` comes with the package"),
+        (lambda folder: None, {"data_dir": None}, "`dataset=folder` needs its folder"),
+        (lambda folder: None, {"data_dir": "/nowhere"}, "There is no folder '/nowhere'"),
+    ],
+)
+def test_wrong_folder_is_explained(tmp_path, make, options, message):
+    make(tmp_path)
+    config = make_config(**({"data_dir": str(tmp_path), "dataset": "folder"} | options))
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        make_datasets(config, SMALL)
+
+
+def write_train(folder, files, each):
+    for number in range(files):
+        values = [record(jpeg(seed=number * each + place), 1 + number) for place in range(each)]
+        write_records(folder / f"train-{number:05d}-of-{files:05d}", values)
+
+
+def test_held_out_files_are_evaluated_and_never_trained_on(tmp_path):
+    """The label of a record is the number of its file + 1. `eval_name` with "test" in it means validation-*."""
+    write_train(tmp_path, files=4, each=2)
+    write_records(tmp_path / "validation-00000-of-00001", [record(jpeg(), 9)])
+    given = {"holdout_shards": 1, "num_label_classes": 9}
+    assert evaluate(tmp_path, **given)[2] == [0, 0]
+    assert evaluate(tmp_path, eval_name="minival", **given)[2] == [0, 0]
+    assert evaluate(tmp_path, eval_name="test_of_b0", **given)[2] == [8]
+    for name in (None, "test_of_b0"):
+        data, _, _ = evaluate(tmp_path, eval_name=name, mode="train_and_eval", **given)
+        assert data.train_images == 6
+        assert set(next(data.train(0).batch(60).as_numpy_iterator())[1]) == {1, 2, 3}
+
+
+def test_not_all_files_can_be_held_out(tmp_path):
+    write_train(tmp_path, files=2, each=1)
+    with pytest.raises(ValueError, match="`holdout_shards` must be below the 2 training files. Received: 2"):
+        evaluate(tmp_path, holdout_shards=2, mode="train_and_eval")
+
+
+def test_with_1001_classes_the_background_keeps_its_label(tmp_path):
+    """The official code's meaning of 1001, without its 1002nd column."""
+    write_records(tmp_path / "validation-00000-of-00001", [record(jpeg(), label) for label in (0, 1, 1000)])
+    (tmp_path / "labels.txt").write_text("".join(f"class {number}\n" for number in range(1, 1001)))
+    data, _, labels = evaluate(tmp_path, num_label_classes=1001)
+    assert labels == [0, 1, 1000] and data.classes == 1001
+    assert data.class_names[:2] == ("background", "class 1")
+
+
+def test_classes_are_1000_where_nobody_says(tmp_path):
+    write_records(tmp_path / "validation-00000-of-00001", [record(jpeg(), 1000)])
+    data, _, labels = evaluate(tmp_path)
+    assert (data.classes, data.class_names, labels) == (1000, None, [999])
+
+
+def make_tfds(folder, splits):
+    """A data set of TensorFlow Datasets, written by its own writer: the label of a picture is its seed modulo 2."""
+    tfds = pytest.importorskip("tensorflow_datasets")
+
+    def examples(start, count):
+        return {f"{seed}": {"image": jpeg(seed=seed), "label": seed % 2} for seed in range(start, start + count)}
+
+    def as_files(rows):
+        import io
+
+        return {key: row | {"image": io.BytesIO(row["image"])} for key, row in rows.items()}
+
+    class Tiny(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+        VERSION = tfds.core.Version("1.0.0")
+
+        def _info(self):
+            features = {"label": tfds.features.ClassLabel(names=["even", "odd"]), "image": tfds.features.Image()}
+            return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
+
+        def _split_generators(self, _):
+            return {name: self._generate_examples(*span) for name, span in splits.items()}
+
+        def _generate_examples(self, start, count):
+            yield from as_files(examples(start, count)).items()
+
+    Tiny(data_dir=str(folder)).download_and_prepare()
+
+
+def seeds_of(images, count):
+    """Which pictures these are: the nearest by mean distance."""
+    known = np.stack([central(40, 48, seed) for seed in range(count)]).astype("float32")
+    return [int(np.abs(known - image).mean((1, 2, 3)).argmin()) for image in images]
+
+
+def test_tensorflow_datasets_give_their_pictures_labels_and_names(tmp_path):
+    make_tfds(tmp_path, {"train": (0, 8), "test": (8, 4)})
+    data, images, labels = evaluate(tmp_path, dataset="tiny", mode="train_and_eval")
+    assert data.class_names == ("even", "odd") and (data.train_images, data.valid_images) == (8, 4)
+    seeds = seeds_of(images, 12)
+    assert sorted(seeds) == [8, 9, 10, 11] and labels == [seed % 2 for seed in seeds]
+    options = {"random_resized_crop": False, "random_flip": False, "crop_fraction": 1.0, "dataset": "tiny"}
+    trained = make_datasets(make_config(data_dir=str(tmp_path), **options), SMALL).train(0)
+    images, labels = next(trained.batch(8).as_numpy_iterator())
+    seeds = seeds_of(images, 12)
+    assert sorted(seeds) == list(range(8)) and labels.tolist() == [seed % 2 for seed in seeds]
+
+
+def test_tensorflow_datasets_without_validation_are_split_without_overlap(tmp_path):
+    make_tfds(tmp_path, {"train": (0, 20)})
+    plain = {"random_resized_crop": False, "random_flip": False}
+    data, images, _ = evaluate(tmp_path, dataset="tiny", mode="train_and_eval", **plain)
+    trained = seeds_of(next(data.train(0).batch(18).as_numpy_iterator())[0], 20)
+    held = seeds_of(images, 20)
+    assert len(held) == 2 and sorted(trained + held) == list(range(20))
+
+
+def test_damaged_file_of_tensorflow_datasets_is_noticed(tmp_path):
+    make_tfds(tmp_path, {"train": (0, 8), "test": (8, 4)})
+    path = next(tmp_path.glob("tiny/1.0.0/tiny-test.tfrecord*"))
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(tf.errors.InvalidArgumentError, match="tiny/1.0.0, split test, has fewer examples than it says"):
+        evaluate(tmp_path, dataset="tiny")
+
+
+def test_unknown_name_is_explained(tmp_path):
+    with pytest.raises(ValueError, match="`dataset` must be sample, records, folder or a name in tensorflow-datasets"):
+        make_datasets(make_config(dataset="no_such_set", data_dir=str(tmp_path)), SMALL)

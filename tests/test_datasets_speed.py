@@ -1,0 +1,119 @@
+"""The input pipeline against the official graph and against a loader of PIL and NumPy: pytest -m slow.
+
+On JPEGs of ImageNet's usual size, 500 x 375 and some 100 kB, as records; training's preprocessing at 224 pixels.
+"""
+
+import io
+import resource
+import time
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from conftest import TINY
+from pictures import record, smooth, write_records
+from PIL import Image
+
+from keras_efficientnet.config import make_config
+from keras_efficientnet.datasets import make_datasets, records
+
+IMAGES, FILES, SIZE = 512, 8, 224
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("records")
+    grain = np.random.default_rng(0).normal(0, 18, (375, 500, 3))
+    for number in range(FILES):
+        pictures = (np.clip(smooth(375, 500, 8 * number + place) + grain, 0, 255).astype("uint8") for place in range(8))
+        data = [tf.io.encode_jpeg(picture, quality=85).numpy() for picture in pictures]
+        values = [record(data[place % 8], 1 + place) for place in range(IMAGES // FILES)]
+        write_records(folder / f"train-{number:05d}-of-{FILES:05d}", values)
+    return folder
+
+
+def ours(folder):
+    data = make_datasets(make_config(data_dir=str(folder), mode="train"), TINY._replace(resolution=SIZE))
+    return data.train(0).batch(32, drop_remainder=True).prefetch(tf.data.AUTOTUNE)
+
+
+def official(folder):
+    """facts: tensorflow/tpu 7dc921f, imagenet_input.py and preprocessing.py, written anew."""
+
+    def decode(serialized):
+        data, label = records.parse(serialized)
+        shape = tf.image.extract_jpeg_shape(data)
+        begin, extent, _ = tf.image.sample_distorted_bounding_box(
+            shape,
+            bounding_boxes=tf.constant([[[0.0, 0.0, 1.0, 1.0]]]),
+            min_object_covered=0.1,
+            aspect_ratio_range=(3 / 4, 4 / 3),
+            area_range=(0.08, 1.0),
+            max_attempts=10,
+            use_image_if_no_bounding_boxes=True,
+        )
+        image = tf.image.decode_and_crop_jpeg(data, tf.concat([begin[:2], extent[:2]], 0), channels=3)
+        image = tf.compat.v1.image.resize_bicubic([image], [SIZE, SIZE])[0]
+        return tf.image.random_flip_left_right(tf.reshape(image, (SIZE, SIZE, 3))), tf.one_hot(label, 1000)
+
+    files = tf.data.Dataset.list_files(str(folder / "train-*"), shuffle=False).repeat()
+    serialized = files.interleave(
+        lambda path: tf.data.TFRecordDataset(path, buffer_size=8 << 20),
+        cycle_length=64,
+        num_parallel_calls=64,
+        deterministic=False,
+    )
+    examples = serialized.shuffle(1024).map(decode, num_parallel_calls=64)
+    return examples.batch(32, drop_remainder=True).prefetch(tf.data.AUTOTUNE)
+
+
+def pillow_batches(folder):
+    """One thread, as a simple loop has it."""
+    random = np.random.default_rng(0)
+    pictures = [
+        records.parse(value)[0].numpy() for value in tf.data.TFRecordDataset(records.find_files(str(folder), "train"))
+    ]
+    while True:
+        batch = []
+        for place in random.integers(0, len(pictures), 32):
+            image = Image.open(io.BytesIO(pictures[place])).convert("RGB")
+            height, width = image.height, image.width
+            area, ratio = random.uniform(0.08, 1.0) * height * width, random.uniform(3 / 4, 4 / 3)
+            wide, high = min(width, int((area * ratio) ** 0.5)), min(height, int((area / ratio) ** 0.5))
+            left, top = random.integers(0, width - wide + 1), random.integers(0, height - high + 1)
+            box = (left, top, left + wide, top + high)
+            pixels = np.asarray(image.resize((SIZE, SIZE), Image.Resampling.BICUBIC, box=box), "float32")
+            batch.append(pixels[:, ::-1] if random.random() < 0.5 else pixels)
+        yield np.stack(batch)
+
+
+def images_per_second(batches, steps):
+    started = time.perf_counter()
+    for _ in range(steps):
+        next(batches)
+    return 32 * steps / (time.perf_counter() - started)
+
+
+def test_pipeline_is_as_fast_as_the_official_graph_and_faster_than_pillow(folder, capsys):
+    """Turn and turn about, five times; the medians."""
+    loaders = {"ours": iter(ours(folder)), "official": iter(official(folder)), "pillow": pillow_batches(folder)}
+    rates = {name: [] for name in loaders}
+    for batches in loaders.values():
+        images_per_second(batches, 20)
+    for _ in range(5):
+        for name, batches in loaders.items():
+            rates[name].append(images_per_second(batches, 40 if name != "pillow" else 10))
+    median = {name: float(np.median(values)) for name, values in rates.items()}
+    with capsys.disabled():
+        print({name: round(value) for name, value in median.items()})
+    assert median["ours"] >= median["official"]
+    assert median["ours"] >= 1.5 * median["pillow"]
+
+
+def test_memory_stays_flat_over_20_000_images(folder):
+    batches = iter(ours(folder))
+    images_per_second(batches, 100)  # the buffers fill
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    images_per_second(batches, 20_000 // 32)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # kilobytes

@@ -1,0 +1,146 @@
+"""Writing records: the official layout, the same bytes every time, going on after an interruption."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from conftest import ROOT, TINY
+from pictures import jpeg, write_folder
+
+from keras_efficientnet.config import make_config
+from keras_efficientnet.datasets import make_datasets, writing
+
+
+def records_of(path):
+    serialized = tf.data.TFRecordDataset([str(path)]).as_numpy_iterator()
+    return [tf.train.Example.FromString(value).features.feature for value in serialized]
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """18 pictures to train on and 6 to evaluate, as reference/tfrecords has; named by their place in their class."""
+    folder = tmp_path_factory.mktemp("pictures")
+    write_folder(folder / "train", [f"n{number:02d}" for number in range(9)], 2)
+    write_folder(folder / "validation", [f"n{number:02d}" for number in range(0, 6)], 1)
+    return folder
+
+
+def test_order_and_files_are_those_of_the_official_writer(folder, tmp_path):
+    """Of 18 pictures in 4 files, imagenet_to_gcs.py (tensorflow/tpu 7dc921f) puts these places, from 0, in each.
+
+    Run on 18 photographs: shuffled with seed 0, ceil(18 / 4) in a file; the 6 of validation stay in order.
+    """
+    places = ([11, 9, 0, 16, 2], [15, 10, 3, 5, 17], [14, 6, 7, 8, 4], [1, 13, 12])
+    writing.write_records(str(folder), str(tmp_path / "out"), train_files=4, validation_files=2, processes=1)
+    for number, expected in enumerate(places):
+        rows = records_of(tmp_path / f"out/train-{number:05d}-of-00004")
+        classes = [int(row["image/class/synset"].bytes_list.value[0][1:]) for row in rows]
+        files = [int(row["image/filename"].bytes_list.value[0][:3]) for row in rows]
+        assert [2 * name + file for name, file in zip(classes, files, strict=True)] == expected
+    rows = records_of(tmp_path / "out/validation-00001-of-00002")
+    assert [row["image/class/label"].int64_list.value[0] for row in rows] == [4, 5, 6]
+
+
+def test_a_record_has_the_official_keys_and_the_pictures_bytes(folder):
+    path = folder / "train/n04/001.jpg"
+    features = tf.train.Example.FromString(writing.to_record(str(path), 4, "n04")).features.feature
+    numbers = {key: list(value.int64_list.value) for key, value in features.items() if value.HasField("int64_list")}
+    words = {key: value.bytes_list.value[0] for key, value in features.items() if value.HasField("bytes_list")}
+    assert numbers == {
+        "image/class/label": [5],
+        "image/height": [40],
+        "image/width": [48],
+        "image/channels": [3],
+    }
+    assert words == {
+        "image/encoded": path.read_bytes(),
+        "image/class/synset": b"n04",
+        "image/colorspace": b"RGB",
+        "image/format": b"JPEG",
+        "image/filename": b"001.jpg",
+    }
+
+
+@pytest.mark.parametrize(
+    "mode, kind", [("RGB", "PNG"), ("CMYK", "JPEG"), ("RGB", "WEBP"), ("RGB", "BMP"), ("L", "PNG")]
+)
+def test_other_pictures_become_rgb_jpegs(tmp_path, mode, kind):
+    from test_datasets_broken import encoded
+
+    path = tmp_path / "picture"
+    path.write_bytes(encoded(mode, kind))
+    features = tf.train.Example.FromString(writing.to_record(str(path), 0, "a")).features.feature
+    data = features["image/encoded"].bytes_list.value[0]
+    assert tf.image.extract_jpeg_shape(data).numpy().tolist() == [40, 48, 3]
+    expected = tf.io.decode_image(path.read_bytes(), channels=3, expand_animations=False).numpy().astype(float)
+    assert (
+        np.abs(tf.io.decode_jpeg(data).numpy() - expected).mean() < 3
+    )  # colours at half the resolution, as the official writer encodes
+
+
+def test_bytes_do_not_depend_on_the_processes_or_on_an_interruption(folder, tmp_path):
+    options = {"train_files": 3, "validation_files": 1}
+    writing.write_records(str(folder), str(tmp_path / "one"), processes=1, **options)
+    writing.write_records(str(folder), str(tmp_path / "two"), processes=2, **options)
+    whole = contents(tmp_path / "one")
+    assert len(whole) == 6 and contents(tmp_path / "two") == whole
+    (tmp_path / "two/train-00001-of-00003").unlink()
+    (tmp_path / "two/.train-00001-of-00003.part").write_bytes(b"of a process that was killed")
+    kept = (tmp_path / "two/train-00000-of-00003").stat().st_mtime_ns
+    writing.write_records(str(folder), str(tmp_path / "two"), processes=1, **options)
+    assert contents(tmp_path / "two") == whole
+    assert (tmp_path / "two/train-00000-of-00003").stat().st_mtime_ns == kept
+
+
+def test_folder_of_other_records_is_not_mixed(folder, tmp_path):
+    writing.write_records(str(folder), str(tmp_path / "out"), processes=1)
+    with pytest.raises(ValueError, match="holds records of other pictures or options"):
+        writing.write_records(str(folder), str(tmp_path / "out"), processes=1, seed=1)
+    (tmp_path / "out/to_records.json").unlink()
+    with pytest.raises(ValueError, match="holds records that were not made here"):
+        writing.write_records(str(folder), str(tmp_path / "out"), processes=1)
+
+
+def test_no_file_is_empty(folder, tmp_path):
+    with pytest.raises(ValueError, match="train has 18 pictures. Choose fewer `train_files`"):
+        writing.write_records(str(folder), str(tmp_path / "out"), train_files=10, processes=1)
+
+
+def test_imagenet_gets_its_official_number_of_files():
+    pictures = writing.folders.Pictures([f"{number}.jpg" for number in range(50_000)], [0] * 50_000, ["a"])
+    assert len(writing._plan("validation", pictures, "out", None, 0)) == 128
+    assert -(-1_281_167 // writing.PICTURES_PER_FILE["train"]) == 1024
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda data: data[: len(data) // 2], lambda data: b"GIF89a nothing", lambda data: b""]
+)
+def test_broken_picture_is_named_and_nothing_half_written(tmp_path, damage):
+    write_folder(tmp_path / "in", ["a", "b"], 10)
+    path = tmp_path / "in/b/003.jpg"
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(ValueError, match="in/b/003.jpg holds no sound JPEG, PNG, WebP or BMP"):
+        writing.write_records(str(tmp_path / "in"), str(tmp_path / "out"), processes=1)
+    assert not list((tmp_path / "out").glob("train-*"))
+
+
+def test_script_writes_what_training_reads(folder, tmp_path):
+    command = [sys.executable, str(ROOT / "export/to_records.py"), f"--folder={folder}", f"--output={tmp_path / 'out'}"]
+    environment = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"}
+    done = subprocess.run([*command, "--processes=1"], capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"{tmp_path / 'out'}: 18 pictures to train on, 6 to evaluate on\n"
+    data = make_datasets(make_config(data_dir=str(tmp_path / "out"), crop_fraction=1.0), TINY._replace(resolution=40))
+    assert data.class_names == tuple(f"n{number:02d}" for number in range(9)) and data.train_images == 18
+    images, labels = next(data.valid.batch(6).as_numpy_iterator())
+    assert labels.tolist() == list(range(6))
+    expected = tf.io.decode_jpeg(jpeg(seed=3))[:, 4:44]
+    np.testing.assert_array_equal(images[3][:, :38], expected[:, :38])  # the window's edge has other colour samples
+    done = subprocess.run([*command, "--seed=1"], capture_output=True, text=True, env=environment)
+    assert done.returncode == 1 and done.stderr.splitlines()[-1].startswith("to_records.py: ")
