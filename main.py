@@ -97,6 +97,8 @@ def table(results: dict[str, typing.Any]) -> str:
             size = f"{row['bytes'] / 1e6:8.1f}" if "bytes" in row else f"{'-':>8}"
             lines.append(f"{name:12} {' '.join(cells)} {size}")
     lines.append(f"{results['steps']} steps, {results['seconds']:.0f} s of training")
+    if results.get("best"):
+        lines[-1] += f"; best top-1 {100 * results['best']['top_1_accuracy']:.2f}% at step {results['best']['step']}"
     return "\n".join(lines)
 
 
