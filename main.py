@@ -107,6 +107,8 @@ def table(results: dict[str, typing.Any]) -> str:
             f"{len(results['broken_records'])} broken records were left out: {results['broken_records'][0]}; ..."
         )
     lines.append(f"{results['steps']} steps, {results['seconds']:.0f} s of training")
+    if results.get("best"):
+        lines[-1] += f"; best top-1 {100 * results['best']['top_1_accuracy']:.2f}% at step {results['best']['step']}"
     return "\n".join(lines)
 
 

@@ -60,10 +60,10 @@ def read(path: Path) -> list[dict[str, Any]]:
 
 
 def plot(folder: Path) -> None:
-    """Draws loss and accuracy over the steps of `log.jsonl` to `curve.png`."""
+    """Draws loss and accuracy over the steps of `log.jsonl`, and of `evaluations.jsonl`, to `curve.png`."""
     from matplotlib.figure import Figure
 
-    rows = read(folder / "log.jsonl")
+    rows = [*read(folder / "log.jsonl"), *read(folder / "evaluations.jsonl")]
     figure = Figure(figsize=(9, 3.5), layout="constrained")
     loss_axes, accuracy_axes = figure.subplots(1, 2)
     for part in ("train", "validation"):

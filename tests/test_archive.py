@@ -185,12 +185,22 @@ def test_an_evaluation_waits_for_the_checkpoints_of_another_process(tmp_path):
     rows = validations(folder, "evaluations.jsonl")
     assert rows[-1]["step"] == 12 and {row["step"] for row in rows} <= {4, 8, 12}
     assert not validations(folder)  # each process has a log of its own
+    assert (folder / "curve.png").exists()
     best = max(rows, key=lambda row: row["top_1_accuracy"])  # the first of equal ones
     assert find_best(folder)["step"] == best["step"]
     once = training.run(make_config(mode="eval", model_dir=str(folder)))
     assert once["steps"] == 12 and once["model"]["loss"] == pytest.approx(rows[-1]["loss"], rel=1e-5)
     waited = training.run(make_config(mode="eval", model_dir=str(folder), eval_timeout=0.1, train_steps=100))
     assert waited == once  # nothing came
+
+
+def test_a_checkpoint_that_is_gone_when_it_is_read_is_told_from_one_of_another_network(stopped):
+    """The first is passed over, for newer ones have taken its place."""
+    folder, _, _ = stopped
+    config = make_config(mode="eval", model_dir=str(folder))
+    run = training.Run(config, training.make_variant(config), 1, tf.distribute.get_strategy())
+    with pytest.raises(tf.errors.NotFoundError):
+        run.take(str(folder / "checkpoints/ckpt-999"))
 
 
 def test_an_evaluation_that_nothing_comes_for_says_so(tmp_path):

@@ -21,6 +21,18 @@ def test_what_a_crash_undid_is_dropped(tmp_path):
     assert [(row["step"], row["loss"]) for row in read(tmp_path / "log.jsonl")] == [(1, 0.5), (2, 0.5), (3, 0.25)]
 
 
+def test_a_log_of_its_own_keeps_every_row_and_gives_them_back(tmp_path):
+    """Of a process that evaluates what another one trains."""
+    History(tmp_path, 0).write("train", 1, ROW)
+    History(tmp_path, None, "evaluations.jsonl").write("validation", 7, SCORES)
+    history = History(tmp_path, None, "evaluations.jsonl")
+    history.write("validation", 9, SCORES)
+    expected = [{"part": "validation", "step": step} | SCORES for step in (7, 9)]
+    assert history.rows("validation") == read(tmp_path / "evaluations.jsonl") == expected
+    assert history.rows("train") == []
+    assert [row["step"] for row in read(tmp_path / "log.jsonl")] == [1]
+
+
 def test_a_row_is_written_once(tmp_path):
     History(tmp_path, 0).write("validation", 7, SCORES)
     History(tmp_path, 7).write("validation", 7, SCORES)

@@ -9,7 +9,7 @@ import tensorflow as tf
 from keras_efficientnet import evaluation
 from keras_efficientnet.config import TrainConfig
 from keras_efficientnet.datasets import Data
-from keras_efficientnet.history import History, write_json
+from keras_efficientnet.history import History, plot, write_json
 from keras_efficientnet.training.archive import best_checkpoint, keep_best
 from keras_efficientnet.training.products import write_evaluation
 from keras_efficientnet.training.state import Run
@@ -18,8 +18,8 @@ from keras_efficientnet.training.state import Run
 def evaluate_checkpoints(config: TrainConfig, training: Run, data: Data, evaluate) -> dict[str, Any]:
     """Evaluates what `config` asks for, and writes `evaluation.json` and `evaluation/` each time.
 
-    Where it waits for checkpoints, another process may be training: the rows go to `evaluations.jsonl`, and the best
-    checkpoint to `archive/`.
+    Where it waits for checkpoints, another process may be training: the rows go to `evaluations.jsonl` and into
+    `curve.png`, and the best checkpoint to `archive/`.
 
     Returns:
         The last content of `evaluation.json`.
@@ -40,6 +40,7 @@ def evaluate_checkpoints(config: TrainConfig, training: Run, data: Data, evaluat
         if config.eval_timeout is not None:
             history.write("validation", training.step, scores)
             keep_best(folder, training.step, scores, training.write)
+            plot(folder)
         results = {"model": scores} | training.progress()
         write_json(folder / "evaluation.json", results)
         write_evaluation(folder, outcomes, data)
