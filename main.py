@@ -4,7 +4,8 @@ Examples:
   python main.py
   python main.py --data_dir=gs://bucket/imagenet --tpu=my-tpu --train_batch_size=4096 --train_steps=109474
   python main.py --data_dir=/data/imagenet --model_name=efficientnet-b3 --train_batch_size=512 --model_dir=runs/b3
-  python main.py --mode=eval --data_dir=/data/imagenet --model_name=efficientnet-b3 --model_dir=runs/b3
+  python main.py --mode=eval --model_dir=runs/b3
+  python main.py --mode=predict --model_dir=runs/b3 --images=photos,more/*.jpg
 """
 
 import dataclasses
@@ -21,6 +22,7 @@ from absl import app, flags, logging
 from keras_efficientnet.config import TrainConfig, make_config
 
 FLAGS = flags.FLAGS
+PREEMPTED = 75  # exit code "try again" (EX_TEMPFAIL of sysexits.h), after SIGTERM or the loss of a host
 DEFINE = {str: flags.DEFINE_string, int: flags.DEFINE_integer, float: flags.DEFINE_float, bool: flags.DEFINE_bool}
 
 
@@ -46,16 +48,33 @@ def main(_) -> None:
         config = make_config(**given)
         from keras_efficientnet import training  # brings TensorFlow: after the options are known to be right
 
-        results = training.run(config)
+        results = training.predict(config) if config.mode == "predict" else training.run(config)
     except KeyboardInterrupt:
         sys.exit("main.py: stopped. The same command goes on from the last checkpoint.")
     except Exception as error:  # noqa: BLE001
+        if type(error).__name__ == "Preempted":
+            print(f"main.py: {error} The same command goes on from there.", file=sys.stderr)
+            sys.exit(PREEMPTED)
         if not is_users(error):
             raise
         logging.debug("", exc_info=True)
         sys.exit(f"main.py: {one_line(error)} (--verbosity=1 shows where)")
+    if isinstance(results, list):
+        sys.exit(show(results))
     print(table(results))
     print(f"All of it is in {config.directory}/")
+
+
+def show(predictions: list) -> int:
+    """Prints a table for each image, and what is wrong with the other files; returns the exit status."""
+    for prediction in predictions:
+        if prediction.fault is None:
+            print(prediction.file)
+            for rank, (name, probability) in enumerate(prediction.top, start=1):
+                print(f"{rank:4} {100 * probability:7.2f}%  {name}")
+    faults = [f"main.py: {prediction.file} {prediction.fault}" for prediction in predictions if prediction.fault]
+    print("\n".join(faults), end="\n" if faults else "", file=sys.stderr)
+    return 1 if faults else 0
 
 
 def is_users(error: Exception) -> bool:
@@ -66,20 +85,27 @@ def is_users(error: Exception) -> bool:
 def one_line(error: Exception) -> str:
     """The message without the places in the graph that TensorFlow adds."""
     message = getattr(error, "message", None) or str(error)
+    assertion = re.search(r"assertion failed: \[(.*)\]", message)  # what follows and goes before is for programmers
+    message = assertion.group(1) if assertion else message
     message = re.sub(r"\{\{[^}]*\}\}", "", message).split("[[")[0]
     return " ".join(message.split())
 
 
 def table(results: dict[str, typing.Any]) -> str:
     """The results in columns."""
-    lines = [f"{'':12} {'top-1':>8} {'top-5':>8} {'agrees':>8} {'MB':>8}"] if "model" in results else []
+    lines = [f"{'':12} {'top-1':>8} {'top-5':>8} {'ECE':>8} {'agrees':>8} {'MB':>8}"] if "model" in results else []
     for name in ("model", "saved_model", "tflite"):
         row = results.get(name)
         if row:
-            percents = (row.get(key) for key in ("top_1_accuracy", "top_5_accuracy", "agreement"))
+            keys = ("top_1_accuracy", "top_5_accuracy", "expected_calibration_error", "agreement")
+            percents = (row.get(key) for key in keys)
             cells = [f"{100 * value:7.2f}%" if value is not None else f"{'-':>8}" for value in percents]
             size = f"{row['bytes'] / 1e6:8.1f}" if "bytes" in row else f"{'-':>8}"
             lines.append(f"{name:12} {' '.join(cells)} {size}")
+    if results.get("broken_records"):
+        lines.append(
+            f"{len(results['broken_records'])} broken records were left out: {results['broken_records'][0]}; ..."
+        )
     lines.append(f"{results['steps']} steps, {results['seconds']:.0f} s of training")
     return "\n".join(lines)
 

@@ -32,7 +32,20 @@ setup(
         "tensorflow>=2.20",
         "tqdm",
     ],
-    extras_require={"dev": ["build", "jax", "mypy", "pytest", "pytest-xdist", "ruff", "scikit-learn"]},
+    extras_require={
+        "dev": [
+            "build",
+            "jax",
+            "mypy",
+            "pillow",
+            "pytest",
+            "pytest-xdist",
+            "ruff",
+            "scikit-learn",
+            "tensorflow-datasets",
+        ],
+        "tfds": ["tensorflow-datasets"],
+    },
     classifiers=[
         "Programming Language :: Python :: 3.10",
         "Programming Language :: Python :: 3.11",

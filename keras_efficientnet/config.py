@@ -4,6 +4,8 @@ Defaults are the official recipe (tensorflow/tpu, models/official/efficientnet/m
 """
 
 import dataclasses
+import json
+from pathlib import Path
 from typing import Any, TypeVar
 
 Value = TypeVar("Value")
@@ -26,15 +28,48 @@ class TrainConfig:
     # what is trained
     model_name: str = option("efficientnet-b0", "Network, one of list_models().")
     input_image_size: int | None = option(None, "Side of the images in pixels; the network's own by default.", least=32)
-    num_label_classes: int = option(1000, "Classes of the labels.", least=2)
+    num_label_classes: int | None = option(
+        None,
+        "Classes of the labels; as the data say by default, else 1000. 1001: records whose label 0 is a class.",
+        least=2,
+    )
     dropout_rate: float | None = option(None, "Dropout before the classifier; the network's own by default.", least=0)
     survival_prob: float = option(0.8, "Chance that the last block survives in stochastic depth.", least=0.01)
     width_coefficient: float | None = option(None, "Width of the network in place of its own.", least=0.01)
     depth_coefficient: float | None = option(None, "Depth of the network in place of its own.", least=0.01)
+    batch_norm_momentum: float = option(0.99, "Decay of the batch norms' moving statistics.", least=0)
+    batch_norm_epsilon: float | None = option(
+        None, "Epsilon of the batch norms; the network's own by default.", least=0
+    )
+    weights: str | None = option(
+        None, "Weights to start from: .keras, .weights.h5, timm's .safetensors or .pth; another classifier stays fresh."
+    )
+    frozen_layers: str | None = option(
+        None, "What is not trained: backbone, batch_norm, or a pattern of layer names, (stem|block[1-4]).* for example."
+    )
 
     # on what
-    data_dir: str | None = option(
-        None, "Folder of TFRecords train-* and validation-* in the official layout; by default the embedded digits."
+    dataset: str | None = option(
+        None,
+        "Kind of data: sample, the embedded digits; records, TFRecords in the official ImageNet layout; folder, of "
+        "class folders; or a name in TensorFlow Datasets. By default records with --data_dir, else sample.",
+    )
+    data_dir: str | None = option(None, "Where the data are, local or gs://.")
+    holdout_shards: int | None = option(
+        None,
+        "Training files, the first ones, that are never trained on but evaluated in place of validation-*.",
+        least=1,
+    )
+    eval_name: str | None = option(
+        None, 'Name of the evaluation; with "test" in it validation-* are evaluated also where files are held out.'
+    )
+    skip_broken_records: bool = option(
+        False,
+        "Read all data once before the run, and leave out, count and report what is broken; else the run stops at it.",
+    )
+    use_cache: bool = option(False, "Keep the records in memory, not yet decoded, after they were read once.")
+    tf_data_service: str | None = option(
+        None, "Services that decode in place of this machine, one worker each: grpc://host:port,grpc://host2:port."
     )
     num_train_images: int | None = option(None, "Training images; counted by default.", least=1)
     num_eval_images: int | None = option(None, "Validation images; counted by default.", least=1)
@@ -70,38 +105,82 @@ class TrainConfig:
     # how
     mode: str = option(
         "train_and_eval",
-        "Train and evaluate in turn, only train, or evaluate the last checkpoint once.",
-        choices=("train_and_eval", "train", "eval"),
+        "Train and evaluate in turn, only train, evaluate checkpoints, or name what is in --images. In eval and "
+        "predict the options that are not given are those of the run, from its config.json.",
+        choices=("train_and_eval", "train", "eval", "predict"),
     )
     model_dir: str | None = option(
         None, "Folder for checkpoints, logs and exports; runs/MODEL_NAME by default. A run goes on where it stopped."
     )
+    images: str | None = option(
+        None, "For mode predict: image files, folders of them, and patterns as dir/*.jpg, separated by commas."
+    )
     recipe: str | None = option(
         None,
-        "Set of defaults: sample is for the embedded digits, and taken when there is no --data_dir.",
-        choices=("official", "sample"),
+        "Set of defaults (README.md, Recipes): official by default; sample is for the embedded digits, and taken with "
+        "them.",
+        choices=("official", "sample", "mosaicml", "nvidia", "finetune"),
     )
     train_batch_size: int = option(2048, "Images per step, over all replicas together.", least=1)
     eval_batch_size: int = option(64, "Images per evaluation step, over all replicas together.", least=1)
+    accumulate_steps: int = option(1, "Parts in which a batch goes through the device, its gradients summed.", least=1)
     train_steps: int = option(218_949, "Steps in all; 350 epochs of ImageNet at the default batch.", least=1)
+    train_epochs: float | None = option(None, "Epochs in all, in place of train_steps.", least=0.001)
     steps_per_eval: int = option(6_255, "Training steps between evaluations.", least=1)
     checkpoint_steps: int = option(1_251, "Training steps between checkpoints.", least=1)
     iterations_per_loop: int = option(16, "Training steps per call of the device; TPUs like 1251.", least=1)
-    keep_checkpoints: int = option(3, "Checkpoints to keep.", least=1)
-    optimizer: str = option("rmsprop", "Optimizer; rmsprop is TensorFlow 1's.", choices=("rmsprop", "sgd"))
+    keep_checkpoints: int = option(3, "Checkpoints to keep; the best one is in archive/ besides.", least=1)
+    early_stopping_evaluations: int | None = option(
+        None, "Stop when top-1 has not risen for so many evaluations, and take the best checkpoint.", least=1
+    )
+    use_best: bool = option(
+        False, "Report, export, evaluate and predict with the best checkpoint in archive/ in place of the last one."
+    )
+    eval_timeout: float | None = option(
+        None,
+        "For mode eval: wait so many seconds for each new checkpoint, and evaluate it, until the last step; by default "
+        "one checkpoint is evaluated.",
+        least=0,
+    )
+    optimizer: str = option(
+        "rmsprop",
+        "Optimizer; rmsprop and momentum are TensorFlow 1's, rmsprop_torch is PyTorch's.",
+        choices=("rmsprop", "rmsprop_torch", "sgd", "momentum", "lars", "lamb", "adamw"),
+    )
+    optimizer_epsilon: float | None = option(None, "Epsilon of the optimizer; its own by default.", least=0)
+    lars_weight_decay: float = option(1e-5, "Weight decay within the ratio of LARS.", least=0)
+    lars_epsilon: float = option(0.0, "Epsilon of the ratio of LARS.", least=0)
+    gradient_clip_norm: float | None = option(None, "Most that the norm of all gradients together may be.", least=0)
     base_learning_rate: float = option(0.016, "Learning rate for a batch of 256; scales with the batch.", least=0)
-    lr_schedule: str = option("exponential", "Learning rate over time.", choices=("exponential", "cosine", "constant"))
+    lr_schedule: str = option(
+        "exponential",
+        "Learning rate over time; the official cosine counts the steps of the warm-up too.",
+        choices=("exponential", "cosine", "cosine_after_warmup", "poly", "constant"),
+    )
     lr_decay_factor: float = option(0.97, "Factor of the exponential schedule.", least=0)
     lr_decay_epoch: float = option(2.4, "Epochs between two steps of the exponential schedule.", least=0.001)
     lr_warmup_epochs: float = option(5.0, "Epochs over which the learning rate rises from 0.", least=0)
     moving_average_decay: float = option(0.9999, "Decay of the averaged weights; 0 turns them off.", least=0)
-    weight_decay: float = option(1e-5, "L2 factor in the loss, on everything but batch norms.", least=0)
+    weight_decay: float = option(
+        1e-5, "L2 factor in the loss, on all but batch norms; AdamW's and LAMB's own.", least=0
+    )
+    decay_batch_norm: bool = option(False, "Decay the weights of batch norms too.")
     label_smoothing: float = option(0.1, "Share of the label spread over all classes.", least=0)
     seed: int = option(0, "Of weights, order, augmentation and dropout.", least=0)
 
     # where
     tpu: str | None = option(None, "Name or grpc:// address of a TPU, or local; by default GPUs, else the CPU.")
     num_replicas: int | None = option(None, "Devices to train on; every GPU by default.", least=1)
+    precision: str | None = option(
+        None,
+        "Type of the computation: bfloat16 on a TPU, float32 elsewhere by default. float16 scales the loss.",
+        choices=("float32", "bfloat16", "float16"),
+    )
+    batch_norm_sync: str = option(
+        "all",
+        "Whose images a batch norm looks at: of all replicas, of groups of them as the official code has, or of one.",
+        choices=("all", "groups", "none"),
+    )
     export: bool = option(True, "Write model.keras, saved_model/ and model.tflite after train_and_eval.")
 
     def __post_init__(self) -> None:
@@ -109,15 +188,29 @@ class TrainConfig:
             _check(field, getattr(self, field.name))
         if self.model_dir and "://" in self.model_dir:
             raise ValueError(f"`model_dir` must be a folder of this machine. Received: model_dir={self.model_dir}")
+        self._check_mode()
         for name in ("survival_prob", "crop_fraction", "random_erasing"):
             _check_most(name, getattr(self, name), 1.0, "at most")
-        for name in ("dropout_rate", "moving_average_decay", "label_smoothing"):
+        for name in ("dropout_rate", "moving_average_decay", "label_smoothing", "batch_norm_momentum"):
             _check_most(name, getattr(self, name), 1.0, "below")
+
+    def _check_mode(self) -> None:
+        if (self.mode == "predict") != (self.images is not None):
+            raise ValueError(f"`images` goes with mode=predict. Received: mode={self.mode}, images={self.images}")
+        if self.mode == "train" and self.takes_best:
+            raise ValueError(
+                "`early_stopping_evaluations` and `use_best` need evaluations. Choose mode=train_and_eval."
+            )
 
     @property
     def directory(self) -> str:
         """Where the run lives."""
         return self.model_dir or f"runs/{self.model_name}"
+
+    @property
+    def takes_best(self) -> bool:
+        """Whether the best checkpoint is what counts, and not the last."""
+        return self.use_best or self.early_stopping_evaluations is not None
 
 
 # Differences from the defaults. The digits are 8 x 8 pixels and have an up and a down, so no crop and no mirroring.
@@ -140,22 +233,83 @@ RECIPES: dict[str, dict[str, Any]] = {
         "lr_warmup_epochs": 2.0,
         "moving_average_decay": 0.99,
     },
+    # MosaicML's model card and Composer's yaml of B0: PyTorch's optimizer and batch norms, decayed as everything else
+    "mosaicml": {
+        "model_name": "efficientnet-b0-torch",
+        "half_pixel_centers": True,
+        "train_batch_size": 4096,
+        "train_epochs": 400.0,
+        "optimizer": "rmsprop_torch",
+        "base_learning_rate": 0.005,
+        "lr_schedule": "cosine_after_warmup",
+        "lr_warmup_epochs": 16.0,
+        "moving_average_decay": 0.0,
+        "batch_norm_momentum": 0.9,
+        "batch_norm_epsilon": 1e-5,
+        "decay_batch_norm": True,
+        "precision": "float16",
+    },
+    # NVIDIA DeepLearningExamples, TensorFlow2/Classification/ConvNets/efficientnet_v1, B0 on eight A100
+    "nvidia": {
+        "interpolation": "bilinear",
+        "augment_name": "autoaugment",
+        "train_batch_size": 8192,
+        "train_epochs": 500.0,
+        "base_learning_rate": 0.01,
+        "lr_schedule": "cosine_after_warmup",
+        "weight_decay": 5e-6,
+        "precision": "float16",
+    },
+    # google/automl, efficientnetv2, ImagenetFt: with --weights
+    "finetune": {
+        "dropout_rate": 0.0,
+        "train_batch_size": 512,
+        "train_steps": 10_000,
+        "steps_per_eval": 1_000,
+        "checkpoint_steps": 1_000,
+        "base_learning_rate": 0.00025,
+        "lr_schedule": "constant",
+        "lr_warmup_epochs": 1.0,
+        "moving_average_decay": 0.9996,
+    },
 }
 
 
+# What a run's config.json does not hand on to mode eval and predict: where and how it happened to be called
+OF_ONE_CALL = ("mode", "model_dir", "images", "eval_timeout", "tpu", "num_replicas")
+
+
 def make_config(**given: Any) -> TrainConfig:
-    """A configuration from the options a user gave; the others come from the recipe.
+    """A configuration from the options a user gave; others come from the recipe, or in eval and predict from the run.
 
     Raises:
         ValueError: an option is unknown or out of its range.
     """
-    recipe = given.get("recipe") or ("official" if given.get("data_dir") else "sample")
+    of_run = _options_of_run(given)
+    sample = not given.get("data_dir") and given.get("dataset") in (None, "sample")
+    recipe = given.get("recipe") or of_run.pop("recipe", None) or ("sample" if sample else "official")
     if recipe not in RECIPES:
         raise ValueError(f"`recipe` must be one of {', '.join(RECIPES)}. Received: recipe={recipe!r}")
     unknown = set(given) - {field.name for field in dataclasses.fields(TrainConfig)}
     if unknown:
         raise ValueError(f"Unknown options: {', '.join(sorted(unknown))}. See TrainConfig.")
-    return TrainConfig(**RECIPES[recipe] | given | {"recipe": recipe})
+    return TrainConfig(**RECIPES[recipe] | of_run | given | {"recipe": recipe})
+
+
+def _options_of_run(given: dict[str, Any]) -> dict[str, Any]:
+    """What `config.json` says of the run that is to be evaluated, where there is one."""
+    folder = given.get("model_dir") or f"runs/{given.get('model_name', TrainConfig.model_name)}"
+    path = Path(folder) / "config.json"
+    if given.get("mode") not in ("eval", "predict") or not path.is_file():
+        return {}
+    try:
+        options: dict[str, Any] = json.loads(path.read_text("utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not whole: {error}. Give every option, or copy the file again.") from error
+    if "data_dir" in given:
+        options |= {"num_train_images": None, "num_eval_images": None}
+    names = {field.name for field in dataclasses.fields(TrainConfig)} - set(OF_ONE_CALL)
+    return {name: value for name, value in options.items() if name in names}
 
 
 def _check(field: dataclasses.Field[Any], value: Any) -> None:

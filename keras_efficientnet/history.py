@@ -13,16 +13,18 @@ class History:
     """The log of a run. Lines after `step` are dropped: they are of work that a crash undid.
 
     Args:
-        folder: gets `log.jsonl`, and TensorBoard's files in `tensorboard/`.
-        step: the step at which the run goes on.
+        folder: gets the log, and TensorBoard's files in `tensorboard/`.
+        step: the step at which the run goes on; None keeps every line.
+        name: of the log. One process writes it.
+        writes: whether this one does; else it only remembers.
     """
 
-    def __init__(self, folder: Path, step: int):
-        self._folder, self._path = folder, folder / "log.jsonl"
-        kept = [row for row in read(self._path) if row["step"] <= step]
-        if self._path.exists():
-            _replace(self._path, "".join(json.dumps(row) + "\n" for row in kept))
-        self._written = {(row["part"], row["step"]) for row in kept}
+    def __init__(self, folder: Path, step: int | None, name: str = "log.jsonl", *, writes: bool = True):
+        self._writes, self._folder, self._path = writes, folder, folder / name
+        self._rows = [row for row in read(self._path) if step is None or row["step"] <= step]
+        if writes and self._path.exists():
+            write_text(self._path, "".join(json.dumps(row) + "\n" for row in self._rows))
+        self._written = {(row["part"], row["step"]) for row in self._rows}
         self._writers: dict[str, Any] = {}  # made at the first row: a run that fails before leaves nothing
 
     def write(self, part: str, step: int, values: Mapping[str, float]) -> None:
@@ -30,15 +32,23 @@ class History:
         if (part, step) in self._written:
             return
         self._written.add((part, step))
+        row = {"part": part, "step": step} | dict(values)
+        self._rows.append(row)
+        if not self._writes:
+            return
         if part not in self._writers:
             self._folder.mkdir(parents=True, exist_ok=True)
             self._writers[part] = tf.summary.create_file_writer(str(self._folder / "tensorboard" / part))
         with self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"part": part, "step": step} | dict(values)) + "\n")
+            file.write(json.dumps(row) + "\n")
         with self._writers[part].as_default(step=step):
             for name, value in values.items():
                 tf.summary.scalar(name, value)
         self._writers[part].flush()
+
+    def rows(self, part: str) -> list[dict[str, Any]]:
+        """The rows of a part, in the order they were written."""
+        return [row for row in self._rows if row["part"] == part]
 
 
 def read(path: Path) -> list[dict[str, Any]]:
@@ -76,10 +86,11 @@ def plot(folder: Path) -> None:
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Writes one JSON object, whole or not at all."""
-    _replace(path, json.dumps(content, indent=2) + "\n")
+    write_text(path, json.dumps(content, indent=2) + "\n")
 
 
-def _replace(path: Path, text: str) -> None:
+def write_text(path: Path, text: str) -> None:
+    """Writes a file, whole or not at all."""
     temporary = path.with_name(f".{path.name}")
     temporary.write_text(text, "utf-8")
     os.replace(temporary, path)

@@ -2,6 +2,7 @@
 
 import io
 import pathlib
+import warnings
 import zipfile
 
 import h5py
@@ -15,13 +16,14 @@ WEIGHTS_IN_KERAS_FILE = "model.weights.h5"
 OTHERS = {".safetensors": read_safetensors, ".pth": read_pth, ".pt": read_pth, ".bin": read_pth, ".tar": read_pth}
 
 
-def load_weights(model: keras.Model, source: str) -> None:
+def load_weights(model: keras.Model, source: str, *, other_classes: bool = False) -> None:
     """Fills a model from a file. A file that does not fit leaves the model as it was. Nothing in a file is run.
 
     Args:
         model: built by this package.
         source: path of a `.weights.h5` or `.keras` file written by Keras from a model of this package; or of timm's
             weights, `.safetensors`, `.pth` or `.bin`, which also fit other channels and classes: see `from_timm`.
+        other_classes: whether a file of Keras with another number of classes may leave the model's classifier as it is.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -39,9 +41,19 @@ def load_weights(model: keras.Model, source: str) -> None:
     wanted = {layer.name: layer for layer in network_layers(model)}
     if "predictions" not in wanted:
         arrays.pop("predictions", None)  # a network without its top takes the rest of a whole one
+    if other_classes and _differ_in_classes(arrays, wanted):
+        warnings.warn(f"{path} has other classes than {model.name}, whose classifier stays as it is.", stacklevel=2)
+        del arrays["predictions"], wanted["predictions"]
     _check_fit(path, model, arrays, wanted)
     for name, layer in wanted.items():
         layer.set_weights(arrays[name])
+
+
+def _differ_in_classes(arrays, wanted):
+    if "predictions" not in arrays or "predictions" not in wanted:
+        return False
+    kernel, own = arrays["predictions"][0], wanted["predictions"].kernel
+    return kernel.shape[0] == own.shape[0] and kernel.shape[1] != own.shape[1]
 
 
 def read_weights(path: pathlib.Path) -> dict[str, list[np.ndarray]]:

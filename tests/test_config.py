@@ -23,7 +23,6 @@ OFFICIAL = {
     "label_smoothing": 0.1,
     "dropout_rate": None,
     "input_image_size": None,
-    "num_label_classes": 1000,
     "optimizer": "rmsprop",
     "survival_prob": 0.8,  # the builders' own
 }
@@ -38,7 +37,9 @@ def test_recipe_follows_the_data_and_what_is_given_wins():
     assert make_config().recipe == "sample"
     assert make_config().num_label_classes == 10
     assert make_config(data_dir="somewhere").recipe == "official"
-    assert make_config(data_dir="somewhere").num_label_classes == 1000
+    assert make_config(data_dir="somewhere").num_label_classes is None  # the data say
+    assert make_config(dataset="cifar10").recipe == "official"
+    assert make_config(dataset="sample").recipe == "sample"
     assert make_config(data_dir="somewhere", recipe="sample", train_steps=3).train_steps == 3
 
 
@@ -54,7 +55,7 @@ def test_recipes_name_only_options():
         ({"input_image_size": 31}, "`input_image_size` must be at least 32"),
         ({"label_smoothing": 1.0}, "`label_smoothing` must be below 1"),
         ({"survival_prob": 1.1}, "`survival_prob` must be at most 1"),
-        ({"mode": "trane"}, "`mode` must be one of train_and_eval, train, eval. Received: mode='trane'"),
+        ({"mode": "trane"}, "`mode` must be one of train_and_eval, train, eval, predict. Received: mode='trane'"),
         ({"base_learning_rate": float("nan")}, "`base_learning_rate` must be at least 0"),
         ({"recipe": "mine"}, "`recipe` must be one of official, sample"),
         ({"learning_rate": 1}, "Unknown options: learning_rate"),

@@ -13,9 +13,9 @@ PACKAGE = ROOT / "keras_efficientnet"
 FLOORS = (
     {
         *("architectures", "augmentation", "config", "conversion", "evaluation", "history", "layers"),
-        *("optimizers", "preprocessing", "readers"),
+        *("optimizers", "predictions", "preprocessing", "readers"),
     },
-    {"blocks", "datasets", "export", "profiling", "weights"},
+    {"blocks", "datasets", "export", "profiling", "reports", "weights"},
     {"models"},
     {"training"},
 )

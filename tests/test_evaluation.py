@@ -1,32 +1,94 @@
 import keras
 import numpy as np
 import pytest
+import scipy.special
+import sklearn.metrics
 import tensorflow as tf
 
 from keras_efficientnet import training
 from keras_efficientnet.config import make_config
-from keras_efficientnet.evaluation import evaluate_function, make_evaluator, padded_batches, sums
+from keras_efficientnet.evaluation import (
+    Outcomes,
+    calibration,
+    confusion_matrix,
+    evaluate_function,
+    make_evaluator,
+    padded_batches,
+    score,
+)
 
 # by hand: the right class is first, second, sixth and first of six
 LOGITS = np.log([[60, 10, 9, 8, 7, 6], [30, 40, 10, 8, 7, 5], [30, 20, 15, 12, 11, 10], [1, 1, 1, 1, 1, 95]]) / 1.0
 LABELS = np.array([0, 0, 5, 5], "int32")
 
 
-def test_sums_are_those_by_hand():
-    top_1, top_5, loss, images = sums(LOGITS.astype("float32"), LABELS, np.ones(4, "float32")).numpy()
+def outcomes_of(logits, labels):
+    """The outcomes of logits, through the way of a whole evaluation."""
+    examples = tf.data.Dataset.from_tensor_slices((np.asarray(logits, "float32"), np.asarray(labels, "int32")))
+    return make_evaluator(tf.distribute.get_strategy(), lambda x, training: x)(
+        lambda index, hosts: examples, len(labels), 4
+    )
+
+
+def test_scores_are_those_by_hand():
+    scores = score(outcomes_of(LOGITS, LABELS))
     totals = np.exp(LOGITS).sum(axis=1)
-    assert (top_1, top_5, images) == (2, 3, 4)
-    assert loss == pytest.approx(-np.log(np.array([60, 30, 10, 95]) / totals).sum(), rel=1e-5)
+    assert (scores.top_1_accuracy, scores.top_5_accuracy, scores.images) == (2 / 4, 3 / 4, 4)
+    assert scores.loss == pytest.approx(-np.log(np.array([60, 30, 10, 95]) / totals).mean(), rel=1e-5)
 
 
 def test_of_equal_scores_the_first_counts():
-    top_1, top_5, _, _ = sums(np.zeros((3, 6), "float32"), np.array([0, 1, 5], "int32"), np.ones(3, "float32")).numpy()
-    assert (top_1, top_5) == (1, 2)
+    scores = score(outcomes_of(np.zeros((3, 6)), [0, 1, 5]))
+    assert (scores.top_1_accuracy, scores.top_5_accuracy) == (pytest.approx(1 / 3), pytest.approx(2 / 3))
 
 
-def test_blanks_do_not_count():
-    weights = np.array([1, 0, 0, 0], "float32")
-    assert sums(LOGITS.astype("float32"), LABELS, weights).numpy()[[0, 1, 3]].tolist() == [1, 1, 1]
+def random_outcomes(images=1000, classes=7):
+    """Logits right half of the time, labels of some classes only, and what the evaluator makes of them."""
+    random = np.random.RandomState(3)
+    labels = random.randint(0, classes - 1, images)  # the last class has no image
+    logits = random.normal(0, 1.5, (images, classes)) + 2 * np.eye(classes)[labels] * random.rand(images, 1)
+    return logits, labels, outcomes_of(logits, labels)
+
+
+def test_confusions_are_scikit_learns():
+    logits, labels, outcomes = random_outcomes()
+    matrix = confusion_matrix(outcomes, 7)
+    expected = sklearn.metrics.confusion_matrix(labels, logits.argmax(axis=1), labels=range(7))
+    np.testing.assert_array_equal(matrix, expected)
+    assert matrix.dtype == "int64" and matrix.sum() == 1000 and expected[2, 3] != expected[3, 2]
+
+
+def test_calibration_error_is_that_by_hand():
+    """Nine images at 0.90, of which six are right; one at 0.26, wrong; two at 0.30, one right: three bins."""
+    confidences = np.array([0.9] * 9 + [0.26] + [0.3] * 2)
+    hits = np.array([1] * 6 + [0] * 3 + [0] + [1, 0])
+    rest = (1 - confidences) / 9
+    logits = np.log(np.concatenate([confidences[:, np.newaxis], np.tile(rest[:, np.newaxis], (1, 9))], axis=1))
+    scores = score(outcomes_of(logits, np.where(hits, 0, 1)))
+    # 0.9 is in (13/15, 14/15]; 0.26 and 0.3 in (3/15, 4/15] and (4/15, 5/15]
+    expected = (abs(9 * 0.9 - 6) + abs(0.26 - 0) + abs(2 * 0.3 - 1)) / 12
+    assert scores.expected_calibration_error == pytest.approx(expected, rel=1e-5)
+
+
+def test_calibration_error_is_the_papers_formula():
+    """Guo et al. 2017, equation 3, written as a loop over the bins ((m - 1) / M, m / M]."""
+    logits, labels, outcomes = random_outcomes()
+    probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    confidences, hits = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
+    expected = 0.0
+    for m in range(1, 16):
+        inside = (confidences > (m - 1) / 15) & (confidences <= m / 15)
+        if inside.any():
+            expected += inside.sum() / len(labels) * abs(hits[inside].mean() - confidences[inside].mean())
+    assert score(outcomes).expected_calibration_error == pytest.approx(expected, rel=1e-4)
+    assert expected > 0.05
+
+
+def test_a_bin_has_its_upper_edge():
+    sure = Outcomes(*(np.array(values) for values in ([0, 0], [0, 1], [True, True], [1.0, 1 / 15], [0.0, 3.0])))
+    images, confidences, hits = calibration(sure).T
+    assert (images[0], images[14], images.sum()) == (1, 1, 2)
+    assert (hits[0], hits[14], confidences[14]) == (0, 1, 1.0)
 
 
 def linear_data(images=23):
@@ -46,13 +108,16 @@ def test_every_image_counts_once_whatever_the_batch(batch, replicas):
     strategy = training.make_strategy(make_config(num_replicas=replicas))
     with strategy.scope():
         model, examples, expected = linear_data()
-    scores = make_evaluator(strategy, model)(examples, 23, batch)
+    outcomes = make_evaluator(strategy, model)(lambda index, hosts: examples, 23, batch)
+    scores = score(outcomes)
     assert scores.images == 23
     assert scores.top_1_accuracy == pytest.approx(expected)
-    _, _, loss, _ = sums(
-        model.predict(examples.batch(23), verbose=0), next(iter(examples.batch(23)))[1], np.ones(23, "f")
+    logits, labels = model.predict(examples.batch(23), verbose=0), next(iter(examples.batch(23)))[1].numpy()
+    assert scores.loss == pytest.approx(
+        sklearn.metrics.log_loss(labels, scipy.special.softmax(logits, axis=1)), rel=1e-5
     )
-    assert scores.loss == pytest.approx(float(loss) / 23, rel=1e-5)
+    matrix = sklearn.metrics.confusion_matrix(labels, logits.argmax(axis=1), labels=range(6))
+    np.testing.assert_array_equal(confusion_matrix(outcomes, 6), matrix)
 
 
 def test_function_is_scored_like_the_model():

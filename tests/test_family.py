@@ -126,10 +126,13 @@ def test_xla_compiles_it(member):
 
 
 def check_exports(model, folder):
-    """The exporters compare with the model themselves, and raise if they differ."""
-    assert export.to_saved_model(model, folder / "saved_model") < 1e-5
-    assert export.to_tflite(model, folder / "one.tflite") < 1e-5
-    assert export.to_tflite(model, folder / "any.tflite", dynamic_batch=True) < 1e-5
+    """The exporters compare with the model themselves, and raise if they differ.
+
+    Rounding is 1e-6 of the largest feature, as between Keras with one image and with two; `spread` triples it.
+    """
+    assert export.to_saved_model(model, folder / "saved_model") < 5e-5
+    assert export.to_tflite(model, folder / "one.tflite") < 5e-5
+    assert export.to_tflite(model, folder / "any.tflite", dynamic_batch=True) < 5e-5
     for name in ("saved_model", "one.tflite", "any.tflite"):
         load = export.load_tflite if name.endswith(".tflite") else export.load_saved_model
         assert_close(load(folder / name)(IMAGES), predict(model), 1e-4)

@@ -124,14 +124,13 @@ def test_a_graph_of_unknown_sizes_gives_the_eager_numbers():
 @pytest.mark.parametrize(
     ("arguments", "shape"),
     [
-        ({"synchronized": True}, SHAPE),
         ({"axis": 1}, SHAPE),
         ({"scale": False}, SHAPE),
         ({"center": False}, SHAPE),
         ({"dtype": "float64"}, SHAPE),
         ({}, (7, 3)),
     ],
-    ids=["synchronized", "axis", "no_scale", "no_center", "float64", "rank_2"],
+    ids=["axis", "no_scale", "no_center", "float64", "rank_2"],
 )
 def test_what_the_kernel_cannot_do_goes_keras_way_with_its_numbers(monkeypatch, arguments, shape):
     forbid_fused(monkeypatch)

@@ -14,7 +14,7 @@ import main
 from keras_efficientnet import datasets, export
 
 MAIN = Path(main.__file__)
-SAMPLE = Path(datasets.__file__).parent / "data/sample"
+SAMPLE = Path(datasets.__file__).parents[1] / "data/sample"
 SMALL = {
     "width_coefficient": 0.25,
     "depth_coefficient": 0.5,
@@ -43,8 +43,8 @@ def test_main_job_writes_everything_it_promises(finished):
     assert done.returncode == 0, done.stderr
     written = {path.name for path in folder.iterdir()}
     assert written == {
-        *("checkpoints", "config.json", "curve.png", "log.jsonl", "model.keras", "model.tflite"),
-        *("results.json", "saved_model", "tensorboard"),
+        *("archive", "checkpoints", "config.json", "curve.png", "evaluation", "labels.txt", "log.jsonl"),
+        *("model.keras", "model.tflite", "results.json", "saved_model", "tensorboard"),
     }
     results = json.loads((folder / "results.json").read_text())
     assert results["steps"] == 10 and results["seconds"] > 0
@@ -136,7 +136,7 @@ def test_label_outside_the_classes_is_one_line(tmp_path):
     options = SMALL | {"num_label_classes": 9, "data_dir": data, "recipe": "sample"}
     done = run(tmp_path / "run", **options)
     assert done.returncode == 1
-    assert "A label must be 1 to 9, for 9 classes; check `num_label_classes`. Received:" in done.stderr.splitlines()[-1]
+    assert "has label 10; for 9 classes it must be 1 to 9" in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr and len(done.stderr.splitlines()[-1]) < 300
     assert not (tmp_path / "run").exists()
 

@@ -86,7 +86,7 @@ def test_average_follows_the_official_shadow():
             np.testing.assert_allclose(shadow, expected[step], rtol=1e-5)
 
 
-@pytest.mark.parametrize("schedule", ["exponential", "cosine", "constant"])
+@pytest.mark.parametrize("schedule", ["exponential", "cosine", "cosine_after_warmup", "poly", "constant"])
 def test_optimizer_and_schedule_survive_a_round_trip(schedule):
     config = make_config(lr_schedule=schedule)
     optimizer = make_optimizer(config, make_learning_rate(config, 45.0))

@@ -1,11 +1,23 @@
-"""What stands before and after a network of `models.py`: `preprocess_input` and `decode_predictions`."""
+"""What stands before and after a network: `preprocess_input`, `decode_predictions`, and mode predict on image files."""
+
+import csv
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import tensorflow as tf
 from reference import fill, reference_images
 
-from keras_efficientnet import models
+from keras_efficientnet import datasets, models, training
+from keras_efficientnet.config import make_config
+from keras_efficientnet.predictions import find_images, predict_files
+
+MAIN = Path(__file__).parent.parent / "main.py"
+SAMPLE = Path(datasets.__file__).parent / "data/sample"
 
 PANDA = ("n02510455", "giant_panda")  # class 388 of ILSVRC 2012; wordnet.princeton.edu
 
@@ -87,3 +99,148 @@ def test_decode_predictions_names_five_by_default():
 def test_decode_predictions_says_which_shape_it_needs(shape):
     with pytest.raises(ValueError, match=r"must be \[batch, 1000\]"):
         models.decode_predictions(np.zeros(shape))
+
+
+def write_image(path, colour, size=8):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(tf.io.encode_png(np.tile(np.uint8(colour), (size, size, 1))).numpy())
+    return str(path)
+
+
+def by_colour(pixels):
+    """A classifier of red, green and blue: the share of each in the light of an image."""
+    light = np.asarray(pixels).sum(axis=(1, 2))
+    return light / light.sum(axis=1, keepdims=True)
+
+
+@pytest.mark.parametrize("batch", [1, 2, 64])
+def test_each_file_gets_its_classes_in_order_and_bad_ones_do_not_stop_the_others(tmp_path, batch):
+    whole = write_image(tmp_path / "whole.png", (0, 0, 255), 64)
+    (tmp_path / "cut.png").write_bytes(Path(whole).read_bytes()[:60])
+    (tmp_path / "text.jpg").write_text("no image")
+    (tmp_path / "empty.jpg").touch()
+    names = ["cut.png", "red.png", "text.jpg", "blue.png", "empty.jpg", "gone.png"]
+    files = [str(tmp_path / name) for name in names]
+    write_image(tmp_path / "red.png", (100, 60, 40))
+    write_image(tmp_path / "blue.png", (0, 50, 200))
+
+    def read(data):
+        return tf.cast(tf.io.decode_image(data), tf.float32)
+
+    found = list(predict_files(files, read, by_colour, ("R", "G", "B"), top=2, batch=batch))
+    assert [prediction.file for prediction in found] == files
+    assert found[1].top == (("R", pytest.approx(0.5)), ("G", pytest.approx(0.3)))
+    assert found[3].top == (("B", pytest.approx(0.8)), ("G", pytest.approx(0.2)))
+    assert [prediction.fault is None for prediction in found] == [False, True, False, True, False, False]
+    assert found[2].fault == "is no whole BMP, GIF, JPEG or PNG image"
+    assert found[5].fault == "cannot be read: No such file or directory"
+
+
+def test_images_are_files_folders_and_patterns(tmp_path):
+    names = ("a/2.png", "a/1.JPG", "a/inner/3.png", "b/4.gif", "b/notes.txt")
+    one, two, three, four, notes = (str(tmp_path / name) for name in ("a/1.JPG", "a/2.png", *names[2:]))
+    for name in names:
+        write_image(tmp_path / name, (0, 0, 0))
+    assert find_images(f"{tmp_path}/a") == [one, two]
+    assert find_images(f"{two}, {tmp_path}/b,{tmp_path}/a") == [two, four, one]
+    assert find_images(f"{tmp_path}/**/*.png") == [two, three]
+    assert find_images(notes) == [notes]  # who names a file means it
+    for nothing in ("b/*.png", "c", "c.png"):
+        with pytest.raises(FileNotFoundError, match="No image files at '.*/(b/.*png|c|c.png)'"):
+            find_images(f"{tmp_path}/a,{tmp_path}/{nothing}")
+
+
+def sample_images(folder):
+    """The validation digits as files that bear their class."""
+    features = {
+        "image/encoded": tf.io.FixedLenFeature((), tf.string),
+        "image/class/label": tf.io.FixedLenFeature((), tf.int64),
+    }
+    for number, record in enumerate(tf.data.TFRecordDataset(str(SAMPLE / "validation-00000-of-00001"))):
+        example = tf.io.parse_single_example(record, features)
+        digit = int(example["image/class/label"]) - 1  # in the records 0 is the background
+        (folder / f"{number:03}_{digit}.png").write_bytes(example["image/encoded"].numpy())
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A run of a small network, and the digits that it was evaluated on, as files."""
+    folder = tmp_path_factory.mktemp("predictions")
+    (folder / "digits").mkdir()
+    sample_images(folder / "digits")
+    options = {"width_coefficient": 0.25, "depth_coefficient": 0.2, "input_image_size": 32, "train_batch_size": 32}
+    options |= {"moving_average_decay": 0.9, "base_learning_rate": 0.1, "lr_warmup_epochs": 0.0}
+    return folder, training.run(make_config(model_dir=str(folder / "run"), train_steps=40, **options))
+
+
+def test_files_are_classified_as_in_evaluation(trained):
+    """Each option of the run comes from its config.json: size, crop and network are not the defaults."""
+    folder, results = trained
+    found = training.predict(make_config(mode="predict", model_dir=str(folder / "run"), images=str(folder / "digits")))
+    assert len(found) == 355
+    right = [prediction.top[0][0] == Path(prediction.file).stem[-1] for prediction in found]
+    assert np.mean(right) == pytest.approx(results["model"]["top_1_accuracy"])
+    in_top_5 = [Path(prediction.file).stem[-1] in dict(prediction.top) for prediction in found]
+    assert np.mean(in_top_5) == pytest.approx(results["model"]["top_5_accuracy"])
+    assert len({prediction.top[0] for prediction in found}) > 100  # no constant answer
+    with (folder / "run/predictions.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 355 * 5 and rows[4]["rank"] == "5"
+    assert (rows[5]["file"], rows[5]["class"]) == (found[1].file, found[1].top[0][0])
+    assert float(rows[5]["probability"]) == pytest.approx(found[1].top[0][1], abs=1e-6)
+
+
+def test_without_checkpoints_the_exported_model_predicts_the_same(trained, tmp_path):
+    folder, _ = trained
+    run = shutil.copytree(folder / "run", tmp_path / "run", ignore=shutil.ignore_patterns("checkpoints"))
+    (run / "labels.txt").write_text("".join(f"digit {number}\n" for number in range(10)))
+    images = str(folder / "digits/00*.png")
+    exported = training.predict(make_config(mode="predict", model_dir=str(run), images=images))
+    expected = training.predict(make_config(mode="predict", model_dir=str(folder / "run"), images=images))
+    assert len(exported) == 10
+    for one, other in zip(exported, expected, strict=True):
+        assert [(f"digit {name}", pytest.approx(value, abs=1e-5)) for name, value in other.top] == list(one.top)
+    (run / "labels.txt").write_text("one\n")
+    with pytest.raises(ValueError, match="names 1 classes, the network has 10"):
+        training.predict(make_config(mode="predict", model_dir=str(run), images=images))
+
+
+def run_main(*flags):
+    return subprocess.run([sys.executable, str(MAIN), *flags], capture_output=True, text=True)
+
+
+def test_main_prints_a_table_of_five_for_each_image_and_names_the_bad_ones(trained):
+    folder, _ = trained
+    bad = folder / "bad.png"
+    bad.write_text("no image")
+    good = sorted(str(path) for path in (folder / "digits").glob("00[01]_*.png"))
+    done = run_main("--mode=predict", f"--model_dir={folder}/run", f"--images={good[0]},{bad},{good[1]}")
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == f"main.py: {bad} is no whole BMP, GIF, JPEG or PNG image"
+    lines = done.stdout.splitlines()
+    assert (lines[0], lines[6], len(lines)) == (good[0], good[1], 12)
+    ranks, percents, names = zip(*(line.split() for line in lines[1:6]), strict=True)
+    assert ranks == ("1", "2", "3", "4", "5") and len(set(names)) == 5 and set(names) <= set("0123456789")
+    shares = [float(percent.rstrip("%")) for percent in percents]
+    assert shares == sorted(shares, reverse=True) and 20 < sum(shares) <= 100
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"mode": "predict"}, "`images` goes with mode=predict"),
+        ({"images": "x.png"}, "`images` goes with mode=predict. Received: mode=train_and_eval, images=x.png"),
+        ({"mode": "predict", "images": "/nowhere"}, "No image files at '/nowhere'"),
+        ({"mode": "predict", "images": str(MAIN), "model_dir": "/nowhere"}, "neither a checkpoint nor a model.keras"),
+    ],
+    ids=["no_images", "no_mode", "no_file", "no_run"],
+)
+def test_mistakes_are_named(options, message):
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        training.predict(make_config(**options))
+
+
+def test_a_broken_config_is_named(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"train_steps": 3})[:-4])
+    with pytest.raises(ValueError, match="config.json is not whole"):
+        make_config(mode="eval", model_dir=str(tmp_path))

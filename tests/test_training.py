@@ -62,6 +62,7 @@ def test_steps_are_those_of_the_official_model_fn(run):
         average=network_of_the_oracle(first),
         averaged=True,
         optimizer=make_optimizer(config, learning_rate),
+        taken=tf.Variable(0, dtype=tf.int64),
     )
     config_batch = len(run["images"])
     state.config = SimpleNamespace(**{**vars(config), "train_batch_size": config_batch})
@@ -89,6 +90,7 @@ def test_reported_loss_is_the_official_one():
         model=network_of_the_oracle(run["rows"][-1]),
         averaged=False,
         optimizer=keras.optimizers.SGD(0.0),
+        taken=tf.Variable(0, dtype=tf.int64),
     )
     images = (np.array(run["images"], "float32") - [123.675, 116.28, 103.53]) / [58.395, 57.12, 57.375]
     batch = (images.astype("float32"), np.argmax(run["labels"], axis=1).astype("int32"))

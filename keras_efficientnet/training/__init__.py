@@ -4,6 +4,8 @@ The loop is our own: Keras 3's `fit` breaks on several workers and with several 
 (github.com/keras-team/keras/issues/20585). Model and optimizer are plain Keras.
 """
 
+import dataclasses
+import math
 import time
 from pathlib import Path
 from typing import Any
@@ -17,8 +19,12 @@ from keras_efficientnet.augmentation.mixing import make_mixing, mix_batches
 from keras_efficientnet.config import TrainConfig
 from keras_efficientnet.datasets import Data, make_datasets
 from keras_efficientnet.history import History, plot, write_json
-from keras_efficientnet.training.devices import make_strategy
-from keras_efficientnet.training.products import export_all
+from keras_efficientnet.training import archive
+from keras_efficientnet.training.devices import is_chief, make_strategy, meet
+from keras_efficientnet.training.evaluating import evaluate_checkpoints
+from keras_efficientnet.training.predicting import predict as predict  # noqa: PLC0414
+from keras_efficientnet.training.preemption import Preempted, watch
+from keras_efficientnet.training.products import export_all, write_evaluation, write_labels
 from keras_efficientnet.training.state import Run, diverged, make_variant
 from keras_efficientnet.training.steps import make_steps
 
@@ -33,46 +39,81 @@ def run(config: TrainConfig) -> dict[str, Any]:
     Raises:
         ValueError: an option, a file of data or a checkpoint does not fit; the message says what to do.
         FileNotFoundError: there are no data, or nothing to evaluate.
+        Preempted: the run was asked to end, or lost a host: start it again, and it goes on.
     """
+    strategy = make_strategy(config)  # before anything else touches a device
     keras.utils.set_random_seed(config.seed)
     variant = make_variant(config)
-    strategy = make_strategy(config)
     data = make_datasets(config, variant)
+    config = _complete(config, data)
     folder = Path(config.directory)
     with strategy.scope():
         training = Run(config, variant, data.train_images, strategy)
-    step = training.restore(folder)
-    if config.mode == "eval" and not step:
-        raise FileNotFoundError(f"There is no checkpoint in {folder} to evaluate. Train first, or check `model_dir`.")
     evaluate = evaluation.make_evaluator(strategy, training.average)
-    if config.mode != "eval":
-        history = History(folder, step)
-        train(config, strategy, training, data, history, evaluate)
-        if config.mode == "train":
-            return training.progress()
-    scores = evaluate(data.valid, data.valid_images, config.eval_batch_size)
-    results: dict[str, Any] = {"model": scores._asdict()} | training.progress()
-    if config.mode == "train_and_eval":
-        history.write("validation", training.step, scores._asdict())
-        plot(folder)
-        if config.export:
-            exported = export_all(training.exportable(), data, folder)
-            results |= {name: results.get(name, {}) | row for name, row in exported.items()}
-    write_json(folder / ("evaluation.json" if config.mode == "eval" else "results.json"), results)
+    if config.mode == "eval":
+        return evaluate_checkpoints(config, training, data, evaluate)
+    step = training.restore(folder)
+    history = History(folder, step, writes=is_chief(strategy))
+    if is_chief(strategy):
+        archive.forget_after(folder, step)
+    train(config, strategy, training, data, history, evaluate)
+    if config.mode == "train":
+        return training.progress()
+    return finish(config, training, data, history, evaluate)
+
+
+def finish(config: TrainConfig, training: Run, data: Data, history: History, evaluate) -> dict[str, Any]:
+    """Evaluates the network that a trained run is to leave, the last or the best, and exports it."""
+    folder, progress = Path(config.directory), training.progress()
+    outcomes = _evaluate(config, training, data, history, evaluate)
+    _archive(config, training, history)
+    meet(training.strategy)
+    best = archive.find_best(folder)
+    if config.takes_best and best and best["step"] != training.step:
+        training.take(archive.best_checkpoint(folder))
+        outcomes = evaluate(data.valid_shard, data.valid_images, config.eval_batch_size)
+    results: dict[str, Any] = {"model": evaluation.score(outcomes)._asdict(), "best": best} | progress
+    if config.skip_broken_records:
+        results["broken_records"] = data.broken
+    if is_chief(training.strategy):
+        _leave(config, training, data, outcomes, results)
     return results
+
+
+def _leave(config, training, data, outcomes, results):
+    """Writes what is left of a run; `results` gets the rows of the exported files."""
+    folder = Path(config.directory)
+    plot(folder)
+    write_evaluation(folder, outcomes, data)
+    if config.export:
+        for name, row in export_all(training.exportable(), data, folder).items():
+            results[name] = results.get(name, {}) | row
+    write_json(folder / "results.json", results)
+    return results
+
+
+def _complete(config, data):
+    """The options with what the data say: how many classes there are, and steps in `train_epochs`."""
+    steps = config.train_steps
+    if config.train_epochs is not None and data.train_images:
+        steps = math.ceil(config.train_epochs * data.train_images / config.train_batch_size)
+    return dataclasses.replace(config, num_label_classes=data.classes, train_steps=steps)
 
 
 def train(config: TrainConfig, strategy, training: Run, data: Data, history: History, evaluate) -> None:
     """Takes the steps that are left, with evaluations and checkpoints between.
 
     Raises:
+        Preempted: the process was asked to end, or another host has; the last checkpoint goes on.
         ValueError: the loss is not finite; the last checkpoint is of before.
     """
     take_steps = make_steps(strategy, training)
-    batches = iter(_train_batches(config, strategy, training.step, data))
+    batches = iter(_train_batches(config, strategy, int(training.taken.numpy()), data))
+    _archive(config, training, history)  # of a kill between evaluation and archive
     batch, left = config.train_batch_size, config.train_steps - training.step
-    with tqdm(total=left * batch, unit="image", unit_scale=True, desc="training", disable=left <= 0) as bar:
-        while training.step < config.train_steps:
+    bar = tqdm(total=left * batch, unit="image", unit_scale=True, desc="training", disable=left <= 0)
+    with bar, watch(strategy) as asked_to_end:
+        while training.step < config.train_steps and not _stops_early(config, history):
             started = time.perf_counter()
             count = _steps_to_stop(config, training.step)
             loss = float(take_steps(batches, tf.constant(count)))
@@ -81,20 +122,22 @@ def train(config: TrainConfig, strategy, training: Run, data: Data, history: His
             _report(training, history, bar, loss, count * batch / seconds)
             bar.update(count * batch)
             _pause(config, training, data, history, evaluate)
+            if training.step < config.train_steps and asked_to_end():
+                training.save()
+                raise Preempted(f"Asked to end at step {training.step}, which is saved.")
 
 
-def _train_batches(config, strategy, step, data):
-    replica_batch = config.train_batch_size // strategy.num_replicas_in_sync
+def _train_batches(config, strategy, taken, data):
+    """The batches after the first `taken`; each holds the same images, whatever the number of hosts and replicas."""
+    parts = strategy.num_replicas_in_sync * config.accumulate_steps
     mix = make_mixing(config.mixup_alpha, config.cutmix_alpha, config.num_label_classes)
 
     def pipeline(context):
-        if context and context.num_input_pipelines > 1:
-            raise ValueError("Training on several hosts is not there yet. Take a TPU or machine with one host.")
-        examples = data.train(step * config.train_batch_size)
-        batches = examples.batch(replica_batch, drop_remainder=True)
-        seed = tf.random.fold_in(tf.constant([config.seed, 1]), context.input_pipeline_id if context else 0)
-        batches = mix_batches(batches, mix, seed, first=step * strategy.num_replicas_in_sync)
-        return batches.prefetch(tf.data.AUTOTUNE)
+        host, hosts = (context.input_pipeline_id, context.num_input_pipelines) if context else (0, 1)
+        examples = data.train(taken * config.train_batch_size, host, hosts)
+        batches = examples.batch(config.train_batch_size // parts, drop_remainder=True)
+        seed = tf.random.fold_in(tf.constant([config.seed, 1]), host)
+        return mix_batches(batches, mix, seed, first=taken * parts // hosts).prefetch(tf.data.AUTOTUNE)
 
     return strategy.distribute_datasets_from_function(pipeline)
 
@@ -122,8 +165,34 @@ def _report(training, history, bar, loss, images_per_second):
 def _pause(config, training, data, history, evaluate):
     """Evaluates and writes a checkpoint where it is time; the last evaluation is the caller's."""
     step, last = training.step, training.step == config.train_steps
-    if step % config.checkpoint_steps == 0 or last:
+    evaluates = config.mode == "train_and_eval" and step % config.steps_per_eval == 0 and not last
+    if evaluates:
+        _evaluate(config, training, data, history, evaluate)
+    if step % config.checkpoint_steps == 0 or last or evaluates:
         training.save()
-    if config.mode == "train_and_eval" and step % config.steps_per_eval == 0 and not last:
-        scores = evaluate(data.valid, data.valid_images, config.eval_batch_size)
-        history.write("validation", step, scores._asdict())
+        if is_chief(training.strategy):
+            write_labels(Path(config.directory), data)
+        _archive(config, training, history)
+
+
+def _evaluate(config, training, data, history, evaluate):
+    """Before the checkpoint is written: a kill between them repeats the evaluation and loses none."""
+    training.agree()
+    outcomes = evaluate(data.valid_shard, data.valid_images, config.eval_batch_size)
+    history.write("validation", training.step, evaluation.score(outcomes)._asdict())
+    return outcomes
+
+
+def _archive(config, training, history):
+    """Keeps the checkpoint of this step if it has been evaluated, and is the best."""
+    if not is_chief(training.strategy):
+        return
+    for row in history.rows("validation")[-1:]:
+        if row["step"] == training.step:
+            scores = {name: value for name, value in row.items() if name not in ("part", "step")}
+            archive.keep_best(Path(config.directory), training.step, scores, training.write)
+
+
+def _stops_early(config, history):
+    patience = config.early_stopping_evaluations
+    return patience is not None and archive.evaluations_since_best(history.rows("validation")) >= patience

@@ -1,6 +1,7 @@
-"""Where a run trains: the strategy for a TPU, several GPUs or one device."""
+"""Where a run trains: the strategy for a TPU, several hosts, several GPUs or one device."""
 
 import functools
+import os
 
 import tensorflow as tf
 
@@ -8,13 +9,18 @@ from keras_efficientnet.config import TrainConfig
 
 
 def make_strategy(config: TrainConfig) -> tf.distribute.Strategy:
-    """The devices to train on: a TPU by name, else several GPUs or logical CPUs, else what TensorFlow takes itself.
+    """A TPU by name; the hosts of TF_CONFIG; several GPUs or logical CPUs; else what TensorFlow takes itself.
+
+    Several hosts are the environment variable TF_CONFIG of tf.distribute.MultiWorkerMirroredStrategy, on each of them:
+    {"cluster": {"worker": ["host:port", ...]}, "task": {"type": "worker", "index": 0}}.
 
     Raises:
         ValueError: there is no such TPU, there are too few devices, or a batch does not divide by their number.
     """
     if config.tpu is not None:
         strategy = _make_tpu_strategy(config.tpu)
+    elif os.environ.get("TF_CONFIG"):
+        strategy = _make_worker_strategy()
     else:
         devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
         wanted = config.num_replicas or (len(devices) if devices[0].device_type == "GPU" else 1)
@@ -22,19 +28,33 @@ def make_strategy(config: TrainConfig) -> tf.distribute.Strategy:
             raise ValueError(f"`num_replicas` is {wanted}, but there are {len(devices)} {devices[0].device_type}s.")
         names = tuple(device.name for device in devices[:wanted])
         strategy = _make_mirrored_strategy(names) if wanted > 1 else tf.distribute.get_strategy()
-    for name in ("train_batch_size", "eval_batch_size"):
-        if getattr(config, name) % strategy.num_replicas_in_sync:
+    _check_batches(config, strategy.num_replicas_in_sync)
+    return strategy
+
+
+def _check_batches(config, replicas):
+    parts = {"train_batch_size": config.accumulate_steps, "eval_batch_size": 1}
+    for name, count in parts.items():
+        if getattr(config, name) % (replicas * count):
+            in_parts = f", each in {count} parts" if count > 1 else ""
             raise ValueError(
-                f"`{name}` must be a multiple of the {strategy.num_replicas_in_sync} replicas. "
+                f"`{name}` must be a multiple of the {replicas} replicas{in_parts}. "
                 f"Received: {name}={getattr(config, name)}"
             )
-    return strategy
 
 
 @functools.cache
 def _make_mirrored_strategy(names):
     """One for the same devices in a process: the sums of a second one would be taken for those of the first."""
     return tf.distribute.MirroredStrategy(names)
+
+
+@functools.cache
+def _make_worker_strategy():
+    try:
+        return tf.distribute.MultiWorkerMirroredStrategy()
+    except (ValueError, KeyError) as error:
+        raise ValueError(f"TF_CONFIG is not what TensorFlow wants: {error}. Check it, or unset it.") from error
 
 
 def _make_tpu_strategy(tpu):
@@ -44,3 +64,22 @@ def _make_tpu_strategy(tpu):
         reason = str(error).splitlines()[0].split(". ")[0][:150]
         raise ValueError(f"There is no TPU {tpu!r}: {reason}. Check `tpu`, or leave it out for GPUs or CPU.") from error
     return tf.distribute.TPUStrategy(resolver)
+
+
+def is_chief(strategy: tf.distribute.Strategy) -> bool:
+    """Whether this process writes: the one there is, or the first of several hosts."""
+    resolver = strategy.cluster_resolver
+    if not hosts(strategy) > 1:
+        return True
+    return resolver.task_type in (None, "chief") or (resolver.task_type == "worker" and resolver.task_id == 0)
+
+
+def hosts(strategy: tf.distribute.Strategy) -> int:
+    """The processes that train together."""
+    return strategy.extended._num_workers if isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy) else 1
+
+
+def meet(strategy: tf.distribute.Strategy) -> None:
+    """Waits until all hosts are here."""
+    if hosts(strategy) > 1:
+        strategy.run(tf.function(lambda: tf.distribute.get_replica_context().all_reduce("sum", tf.constant(1))))

@@ -1,4 +1,4 @@
-"""What a run leaves for others: model.keras, saved_model/ and model.tflite, measured on the validation images."""
+"""What a run leaves for others: model.keras, saved_model/ and model.tflite, measured; reports; the classes' names."""
 
 import os
 from pathlib import Path
@@ -7,8 +7,22 @@ import keras
 
 from keras_efficientnet import evaluation, export
 from keras_efficientnet.datasets import Data
+from keras_efficientnet.history import write_text
+from keras_efficientnet.reports import write_reports
 
 EXPORT_IMAGES = 2_000  # validation images, at most, that the exported files are measured on
+
+
+def write_labels(folder: Path, data: Data) -> None:
+    """Writes the names of the classes, where the data have them, to `labels.txt`: mode predict needs no data then."""
+    if data.class_names:
+        write_text(folder / "labels.txt", "".join(f"{name}\n" for name in data.class_names))
+
+
+def write_evaluation(folder: Path, outcomes: evaluation.Outcomes, data: Data) -> None:
+    """Writes the tables and pictures of `evaluation/`; classes without names are called by their numbers."""
+    names = data.class_names or tuple(str(number) for number in range(data.classes))
+    write_reports(folder / "evaluation", outcomes, names)
 
 
 def export_all(model: keras.Model, data: Data, folder: Path) -> dict[str, dict[str, float]]:

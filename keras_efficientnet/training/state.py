@@ -1,7 +1,9 @@
 """What a checkpoint holds: model, average, optimizer, seeds; made, saved and restored."""
 
+import contextlib
 import dataclasses
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -16,10 +18,19 @@ from keras_efficientnet.history import write_json
 from keras_efficientnet.layers import BatchNormalization
 from keras_efficientnet.models import make_model
 from keras_efficientnet.optimizers import make_learning_rate, make_optimizer
+from keras_efficientnet.training.devices import is_chief
+from keras_efficientnet.weights import load_weights
 
 # What a checkpoint fits: it can be evaluated only with the same network, and a run goes on only with the same of both.
-NETWORK = ("model_name", "input_image_size", "num_label_classes", "width_coefficient", "depth_coefficient")
-TRAINING = ("data_dir", "num_train_images", "train_batch_size", "optimizer", "dropout_rate", "survival_prob", "seed")
+NETWORK = (
+    *("model_name", "input_image_size", "num_label_classes", "width_coefficient", "depth_coefficient"),
+    "batch_norm_epsilon",
+)
+TRAINING = (
+    *("dataset", "data_dir", "holdout_shards", "num_train_images", "train_batch_size", "optimizer"),
+    *("dropout_rate", "survival_prob", "seed", "weights", "frozen_layers", "precision"),
+)
+FROZEN = {"backbone": r"(?!predictions$).*", "batch_norm": r".*bn"}  # names for patterns of layer names
 
 
 def make_variant(config: TrainConfig) -> Variant:
@@ -29,6 +40,7 @@ def make_variant(config: TrainConfig) -> Variant:
         "depth": config.depth_coefficient,
         "resolution": config.input_image_size,
         "dropout": config.dropout_rate,
+        "epsilon": config.batch_norm_epsilon,
     }
     given: dict[str, Any] = {name: value for name, value in changes.items() if value is not None}
     return find_variant(config.model_name)._replace(**given)
@@ -45,25 +57,41 @@ class Run:
     """
 
     def __init__(self, config: TrainConfig, variant: Variant, train_images: int, strategy: tf.distribute.Strategy):
-        self.config, self.strategy = config, strategy
+        self.config, self.strategy, self.variant = config, strategy, variant
         self.steps_per_epoch = max(train_images, 1) / config.train_batch_size
-        arguments: dict[str, Any] = {"classes": config.num_label_classes, "drop_path_rate": 1 - config.survival_prob}
-        self.variant = variant
-        self.model = make_model(variant, classifier_activation=None, **arguments)
         self.averaged = config.moving_average_decay > 0
-        self.average = make_model(variant, classifier_activation=None, **arguments) if self.averaged else self.model
+        with _dtype_policy(_precision(config, strategy)):
+            self.model = self._make_network()
+            self.average = self._make_network() if self.averaged else self.model
         self.average.set_weights(self.model.get_weights())
-        if strategy.num_replicas_in_sync > 1:
-            _synchronize_batch_norms(self.model)
+        _freeze(self.model, config.frozen_layers)
+        _set_batch_norms(self.model, config, strategy.num_replicas_in_sync)
         self.learning_rate = make_learning_rate(config, self.steps_per_epoch)
-        self.optimizer = make_optimizer(config, self.learning_rate)
-        self.optimizer.build(self.model.trainable_variables)
-        # The loop reduces the gradients itself, so that they can be clipped and checked; Keras must not do it again.
-        self.optimizer._all_reduce_sum_gradients = lambda gradients_and_variables: gradients_and_variables
+        self.optimizer = self._make_optimizer()
         self.seconds = tf.Variable(0.0, dtype=tf.float64, trainable=False)
+        first = tf.VariableAggregation.ONLY_FIRST_REPLICA
+        self.taken = tf.Variable(
+            0, dtype=tf.int64, trainable=False, aggregation=first
+        )  # batches, also overflowing ones
         self._fork_seeds()
         self._checkpoint = self._make_checkpoint()
         self._manager: Any = None  # where it is saved: `restore` knows the folder
+
+    def _make_network(self):
+        arguments: dict[str, Any] = {"drop_path_rate": 1 - self.config.survival_prob, "classifier_activation": None}
+        return make_model(self.variant, classes=self.config.num_label_classes, **arguments)
+
+    def _make_optimizer(self):
+        optimizer = make_optimizer(self.config, self.learning_rate)
+        if not self.config.decay_batch_norm:
+            layers = [layer for layer in self.model.layers if isinstance(layer, BatchNormalization)]
+            optimizer.exclude_from_weight_decay([v for layer in layers for v in layer.trainable_variables])
+        # The loop reduces the gradients itself, so that they can be clipped and checked; Keras must not do it again.
+        optimizer._all_reduce_sum_gradients = lambda gradients_and_variables: gradients_and_variables
+        if _precision(self.config, self.strategy) == "mixed_float16":
+            optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
+        optimizer.build(self.model.trainable_variables)
+        return optimizer
 
     @property
     def step(self) -> int:
@@ -80,7 +108,9 @@ class Run:
         tables = {name: {v.path: v.value for v in variables} for name, variables in parts.items()}
         tables["seeds"] = {layer.name: layer.seed_generator.state.value for layer in self._random_layers()}
         return tf.train.Checkpoint(
-            **{name: tf.train.Checkpoint(**table) for name, table in tables.items()}, seconds=self.seconds
+            **{name: tf.train.Checkpoint(**table) for name, table in tables.items()},
+            seconds=self.seconds,
+            taken=self.taken,
         )
 
     def _random_layers(self):
@@ -98,24 +128,55 @@ class Run:
         self.strategy.run(tf.function(fork))
 
     def restore(self, folder: Path) -> int:
-        """Takes the last checkpoint of a folder, if there is one, and returns its step.
+        """Takes the last checkpoint of a folder, else the weights to start from, and returns the step.
 
         Raises:
-            ValueError: the checkpoint is of another network.
+            FileNotFoundError: there are no such weights to start from.
+            ValueError: the checkpoint is of another network, or the weights are.
         """
         checkpoints = folder / "checkpoints"
-        for leftover in checkpoints.glob("*_temp*") if self.config.mode != "eval" else ():  # of a crash in mid-write
+        for leftover in checkpoints.glob("*_temp*") if is_chief(self.strategy) else ():  # of a crash in mid-write
             shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
         self._manager = tf.train.CheckpointManager(self._checkpoint, str(checkpoints), self.config.keep_checkpoints)
         if self._manager.latest_checkpoint:
             _check_config(self.config, folder)
-            restored = self._checkpoint.restore(self._manager.latest_checkpoint)
-            if self.config.mode == "eval":
-                restored.expect_partial()  # another dropout has other seeds
-            else:
-                restored.assert_consumed()
+            self._checkpoint.restore(self._manager.latest_checkpoint).assert_consumed()
             self._fork_seeds()
+        elif self.config.weights:
+            load_weights(self.model, self.config.weights, other_classes=True)
+            self.average.set_weights(self.model.get_weights())
         return self.step
+
+    def agree(self) -> None:
+        """Gives all replicas the mean of their batch norms' statistics, where each has its own."""
+        if self.config.batch_norm_sync == "all" or self.strategy.num_replicas_in_sync == 1:
+            return
+        statistics = [v.value for model in (self.model, self.average) for v in model.non_trainable_variables]
+        statistics = [v for v in statistics if v.dtype == tf.float32]
+
+        @tf.function
+        def average():
+            flat = tf.concat([tf.reshape(v, [-1]) for v in statistics], axis=0)
+            mean = tf.distribute.get_replica_context().all_reduce("mean", flat)
+            parts = tf.split(mean, [v.shape.num_elements() for v in statistics])
+            for variable, part in zip(statistics, parts, strict=True):
+                variable.assign(tf.reshape(part, variable.shape))
+
+        self.strategy.run(average)
+
+    def take(self, path: str) -> None:
+        """Takes a checkpoint, in `checkpoints/` or `archive/` of a run, to evaluate it.
+
+        Raises:
+            ValueError: the checkpoint is of another network.
+            tf.errors.NotFoundError: it is gone.
+        """
+        _check_config(self.config, Path(path).parent.parent)
+        self._checkpoint.restore(path).expect_partial()  # another dropout has other seeds
+
+    def write(self, path: str) -> None:
+        """Writes a checkpoint to a path of its own."""
+        self._checkpoint.write(path)
 
     def save(self) -> None:
         """Writes a checkpoint, whole or not at all, and the options it fits; not of a network that has diverged.
@@ -123,37 +184,94 @@ class Run:
         Raises:
             ValueError: the network gives values that are not finite.
         """
+        self.agree()
         blank = tf.zeros((1, self.variant.resolution, self.variant.resolution, 3))
         for model in (self.model, self.average):
             if not np.isfinite(model(blank, training=False)).all():
                 raise ValueError(diverged("network gives values that are not finite", self.step))
+        if not is_chief(self.strategy):
+            return
         write_json(Path(self._manager.directory).parent / "config.json", dataclasses.asdict(self.config))
         self._manager.save(checkpoint_number=self.step)
 
     def exportable(self) -> keras.Model:
         """The averaged network with probabilities, free of any strategy."""
-        model = make_model(
-            self.variant,
-            classes=self.config.num_label_classes,
-            drop_path_rate=1 - self.config.survival_prob,
-            name=self.config.model_name.replace("-", ""),
-        )
+        model = _make_classifier(self.config)
         model.set_weights(self.average.get_weights())
         return model
 
 
-def _synchronize_batch_norms(model):
-    """Makes each batch norm look at the images of all replicas: their number then changes no result."""
+def load_classifier(config: TrainConfig, path: str) -> keras.Model:
+    """The averaged network of a checkpoint, with probabilities.
+
+    Raises:
+        ValueError: the checkpoint is of another network.
+    """
+    _check_config(config, Path(path).parent.parent)
+    model = _make_classifier(config)
+    table = tf.train.Checkpoint(**{v.path: v.value for v in model.weights})
+    part = "average" if config.moving_average_decay > 0 else "model"
+    tf.train.Checkpoint(**{part: table}).restore(path).assert_existing_objects_matched().expect_partial()
+    return model
+
+
+def _make_classifier(config):
+    return make_model(
+        make_variant(config),
+        classes=config.num_label_classes,
+        drop_path_rate=1 - config.survival_prob,
+        name=config.model_name.replace("-", ""),
+    )
+
+
+def _precision(config, strategy):
+    on_tpu = isinstance(strategy, tf.distribute.TPUStrategy)
+    name = config.precision or ("bfloat16" if on_tpu else "float32")
+    return name if name == "float32" else f"mixed_{name}"
+
+
+@contextlib.contextmanager
+def _dtype_policy(name):
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(name)
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)
+
+
+def _freeze(model, layers):
+    """Turns training off for the layers whose whole name fits a pattern, or a word of FROZEN."""
+    if not layers:
+        return
+    pattern = re.compile(FROZEN.get(layers, layers))
+    frozen = [layer for layer in model.layers if layer.weights and pattern.fullmatch(layer.name)]
+    if not frozen:
+        raise ValueError(
+            f"`frozen_layers` fits no layer of {model.name}. Received: frozen_layers={layers}. It must be backbone, "
+            "batch_norm or a pattern that fits whole names of layers, block1a_.* for example."
+        )
+    for layer in frozen:
+        layer.trainable = False
+    if not model.trainable_variables:
+        raise ValueError(f"`frozen_layers` leaves nothing to train. Received: frozen_layers={layers}")
+
+
+def _set_batch_norms(model, config, replicas):
+    """Momentum, and whose images they look at: of all replicas, or of groups of a size that the official code chose."""
+    group = {"all": replicas, "none": 1, "groups": max(8, replicas // 8) if replicas > 8 else 1}[config.batch_norm_sync]
+    if replicas % group:
+        raise ValueError(f"batch_norm_sync=groups needs groups of {group} replicas, but there are {replicas}.")
     for layer in model.layers:
         if isinstance(layer, BatchNormalization):
-            layer.synchronized = True
+            layer.momentum, layer.synchronized, layer.group = config.batch_norm_momentum, group > 1, group
 
 
 def _check_config(config, folder):
     old, new = json.loads((folder / "config.json").read_text("utf-8")), dataclasses.asdict(config)
     for options in (old, new):
         options["averaging"] = options["moving_average_decay"] > 0
-    fixed = (*NETWORK, "averaging") if config.mode == "eval" else (*NETWORK, "averaging", *TRAINING)
+    fixed = (*NETWORK, "averaging", *(TRAINING if config.mode in ("train", "train_and_eval") else ()))
     differing = [name for name in fixed if old.get(name) != new[name]]
     if differing:
         was = ", ".join(f"{name}={old.get(name)}" for name in differing)

@@ -5,13 +5,13 @@ import tensorflow as tf
 
 from keras_efficientnet.augmentation.mixing import targets_of
 from keras_efficientnet.layers import BatchNormalization
-from keras_efficientnet.optimizers import average_decay
+from keras_efficientnet.optimizers import DECOUPLED, average_decay
 from keras_efficientnet.training.state import Run
 
 
-def decayed_variables(model: keras.Model) -> list[keras.Variable]:
-    """What weight decay acts on: every trainable variable but those of batch norms, biases included."""
-    layers = [layer for layer in model.layers if not isinstance(layer, BatchNormalization)]
+def decayed_variables(model: keras.Model, batch_norms: bool = False) -> list[keras.Variable]:
+    """What weight decay acts on: every trainable variable, biases included; those of batch norms where asked."""
+    layers = [layer for layer in model.layers if batch_norms or not isinstance(layer, BatchNormalization)]
     return [variable for layer in layers for variable in layer.trainable_variables]
 
 
@@ -21,36 +21,109 @@ def make_steps(strategy: tf.distribute.Strategy, training: Run):
     Loss and update are those of the official code: smoothed cross-entropy and L2 on everything but batch norms; the
     averaged weights follow every variable, the statistics of the batch norms included.
     """
-    config, model, optimizer = training.config, training.model, training.optimizer
-    trainable = model.trainable_variables
-    decayed = decayed_variables(model)
-    shadows = list(zip(training.average.weights, model.weights, strict=True)) if training.averaged else []
-    smoothing, classes = config.label_smoothing, config.num_label_classes
+    parts = training.config.accumulate_steps
+    loss_of, update = _make_loss(strategy, training), _make_update(training)
+    replica_step = make_replica_step(strategy, training)
 
-    def loss_of(images, labels):
-        logits = model(images, training=True)
-        targets = targets_of(labels, classes, smoothing)
-        cross_entropy = tf.reduce_sum(tf.nn.softmax_cross_entropy_with_logits(targets, logits))
-        squares = tf.add_n([tf.nn.l2_loss(v.value) for v in decayed])
-        share = config.weight_decay / strategy.num_replicas_in_sync
-        return cross_entropy / config.train_batch_size + share * squares
-
-    def replica_step(images, labels):
-        with tf.GradientTape() as tape:
-            loss = loss_of(images, labels)
-        gradients = tape.gradient(loss, [v.value for v in trainable])
-        gradients = tf.distribute.get_replica_context().all_reduce("sum", gradients)
-        optimizer.apply(gradients, trainable)
-        rate = 1.0 - average_decay(config.moving_average_decay, optimizer.iterations)
-        for shadow, variable in shadows:
-            shadow.value.assign_sub(rate * (shadow.value - variable.value))
+    def add_part(images, labels):
+        loss, gradients = _differentiate(loss_of, training, images, labels)
+        for total, gradient in zip(totals, gradients, strict=True):
+            total.assign_add(gradient)
         return loss
+
+    def update_by_totals():
+        update([total.read_value() for total in totals])
+        for total in totals:
+            total.assign(tf.zeros_like(total))
+
+    totals = _make_totals(strategy, training.model) if parts > 1 else []
+
+    def run(function, *arguments):
+        return strategy.reduce("sum", strategy.run(function, args=arguments), axis=None)
 
     @tf.function
     def take_steps(iterator, count):
         total = tf.constant(0.0)
         for _ in tf.range(count):
-            total += strategy.reduce("sum", strategy.run(replica_step, args=next(iterator)), axis=None)
+            if parts == 1:
+                total += run(replica_step, *next(iterator))
+            else:
+                for _ in tf.range(parts):
+                    total += run(add_part, *next(iterator))
+                strategy.run(update_by_totals)
         return total / tf.cast(count, tf.float32)
 
     return take_steps
+
+
+def make_replica_step(strategy: tf.distribute.Strategy, training: Run):
+    """A function (images, labels) -> loss: what one replica does with its part of a batch."""
+    loss_of, update = _make_loss(strategy, training), _make_update(training)
+
+    def replica_step(images, labels):
+        loss, gradients = _differentiate(loss_of, training, images, labels)
+        update(gradients)
+        return loss
+
+    return replica_step
+
+
+def _make_loss(strategy, training):
+    config, model = training.config, training.model
+    shares = strategy.num_replicas_in_sync * config.accumulate_steps
+    decay = 0.0 if config.optimizer in DECOUPLED else config.weight_decay / shares
+    decayed = decayed_variables(model, config.decay_batch_norm) if decay else []
+    smoothing, classes = config.label_smoothing, config.num_label_classes
+
+    def loss_of(images, labels):
+        logits = model(images, training=True)
+        targets = targets_of(labels, classes, smoothing)
+        loss = tf.reduce_sum(tf.nn.softmax_cross_entropy_with_logits(targets, logits)) / config.train_batch_size
+        return loss + decay * tf.add_n([tf.nn.l2_loss(v.value) for v in decayed]) if decayed else loss
+
+    return loss_of
+
+
+def _differentiate(loss_of, training, images, labels):
+    with tf.GradientTape() as tape:
+        loss = loss_of(images, labels)
+        scaled = loss * _scale(training.optimizer)
+    return loss, tape.gradient(scaled, [v.value for v in training.model.trainable_variables])
+
+
+def _scale(optimizer):
+    """What the loss is multiplied by, so that its gradients do not vanish in float16."""
+    scaling = isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
+    return tf.convert_to_tensor(optimizer.dynamic_scale.value) if scaling else 1.0
+
+
+def _make_update(training):
+    config, optimizer, variables = training.config, training.optimizer, training.model.trainable_variables
+    shadows = list(zip(training.average.weights, training.model.weights, strict=True)) if training.averaged else []
+
+    def update(gradients):
+        gradients = tf.distribute.get_replica_context().all_reduce("sum", gradients)
+        if config.gradient_clip_norm:
+            most = config.gradient_clip_norm * _scale(optimizer)
+            gradients, _ = tf.clip_by_global_norm(gradients, most)
+        optimizer.apply(gradients, variables)
+        training.taken.assign_add(1)
+        rate = 1.0 - average_decay(config.moving_average_decay, optimizer.iterations)
+        for shadow, variable in shadows:
+            shadow.value.assign_sub(rate * (shadow.value - variable.value))
+
+    return update
+
+
+def _make_totals(strategy, model):
+    """Where each replica sums the gradients of the parts of a batch."""
+    with strategy.scope():
+        return [
+            tf.Variable(
+                tf.zeros(v.shape, v.dtype),
+                trainable=False,
+                synchronization=tf.VariableSynchronization.ON_READ,
+                aggregation=tf.VariableAggregation.NONE,
+            )
+            for v in model.trainable_variables
+        ]

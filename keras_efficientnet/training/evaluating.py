@@ -1,0 +1,62 @@
+"""Mode eval: the scores and reports of the last checkpoint, of the best one, or of each as it comes."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import tensorflow as tf
+
+from keras_efficientnet import evaluation
+from keras_efficientnet.config import TrainConfig
+from keras_efficientnet.datasets import Data
+from keras_efficientnet.history import History, write_json
+from keras_efficientnet.training.archive import best_checkpoint, keep_best
+from keras_efficientnet.training.products import write_evaluation
+from keras_efficientnet.training.state import Run
+
+
+def evaluate_checkpoints(config: TrainConfig, training: Run, data: Data, evaluate) -> dict[str, Any]:
+    """Evaluates what `config` asks for, and writes `evaluation.json` and `evaluation/` each time.
+
+    Where it waits for checkpoints, another process may be training: the rows go to `evaluations.jsonl`, and the best
+    checkpoint to `archive/`.
+
+    Returns:
+        The last content of `evaluation.json`.
+
+    Raises:
+        FileNotFoundError: no checkpoint is there, or none came in time.
+        ValueError: the checkpoint is of another network.
+    """
+    folder, results = Path(config.directory), None
+    history = History(folder, None, "evaluations.jsonl")
+    for path in find_checkpoints(config):
+        try:
+            training.take(path)
+        except tf.errors.NotFoundError:  # it was replaced by newer ones before it was read
+            continue
+        outcomes = evaluate(data.valid_shard, data.valid_images, config.eval_batch_size)
+        scores = evaluation.score(outcomes)._asdict()
+        if config.eval_timeout is not None:
+            history.write("validation", training.step, scores)
+            keep_best(folder, training.step, scores, training.write)
+        results = {"model": scores} | training.progress()
+        write_json(folder / "evaluation.json", results)
+        write_evaluation(folder, outcomes, data)
+        if training.step >= config.train_steps:
+            break
+    if results is None:
+        raise FileNotFoundError(f"There is no checkpoint in {folder} to evaluate. Train first, or check `model_dir`.")
+    return results
+
+
+def find_checkpoints(config: TrainConfig) -> Iterable[str]:
+    """The paths of the checkpoints to evaluate; with an `eval_timeout` each new one, until none comes for so long."""
+    folder = Path(config.directory)
+    checkpoints = str(folder / "checkpoints")
+    if config.eval_timeout is not None:
+        return tf.train.checkpoints_iterator(checkpoints, timeout=config.eval_timeout)
+    if config.takes_best:
+        return [best_checkpoint(folder)]
+    last = tf.train.latest_checkpoint(checkpoints)
+    return [last] if last else []

@@ -1,0 +1,63 @@
+"""Mode predict: what a trained run sees in image files."""
+
+from pathlib import Path
+
+import keras
+import tensorflow as tf
+
+from keras_efficientnet import export
+from keras_efficientnet.config import TrainConfig
+from keras_efficientnet.datasets.pipeline import make_reader
+from keras_efficientnet.predictions import Prediction, find_images, predict_files
+from keras_efficientnet.reports import write_csv
+from keras_efficientnet.training.archive import best_checkpoint
+from keras_efficientnet.training.state import load_classifier, make_variant
+
+
+def predict(config: TrainConfig) -> list[Prediction]:
+    """Names the likeliest five classes of each of `config.images`, and writes them to `predictions.csv`.
+
+    The network is the average of the last checkpoint, or of the best where `config` says so; in a folder without
+    checkpoints its `model.keras`. Images are cropped and resized as in evaluation.
+
+    Raises:
+        FileNotFoundError: there are no such images, or no network.
+        ValueError: the checkpoint is of another network, or `labels.txt` does not fit it.
+    """
+    folder, files = Path(config.directory), find_images(config.images or "")
+    model = _load_network(config, folder)
+    names = read_labels(folder, model.output_shape[-1])
+    read = make_reader(config, make_variant(config)._replace(resolution=model.input_shape[1]))
+    classify = tf.function(lambda pixels: model(pixels, training=False), reduce_retracing=True)
+    predictions = list(predict_files(files, read, classify, names, batch=config.eval_batch_size))
+    rows = [
+        [prediction.file, rank, name, f"{probability:.6f}"]
+        for prediction in predictions
+        for rank, (name, probability) in enumerate(prediction.top, start=1)
+    ]
+    write_csv(folder / "predictions.csv", [["file", "rank", "class", "probability"], *rows])
+    return predictions
+
+
+def read_labels(folder: Path, classes: int) -> tuple[str, ...]:
+    """The names in a run's `labels.txt`; the classes' numbers where there is none.
+
+    Raises:
+        ValueError: the names are not as many as the classes.
+    """
+    path = folder / "labels.txt"
+    if not path.is_file():
+        return tuple(str(number) for number in range(classes))
+    names = tuple(path.read_text("utf-8").splitlines())
+    if len(names) != classes:
+        raise ValueError(f"{path} names {len(names)} classes, the network has {classes}. They must be as many.")
+    return names
+
+
+def _load_network(config, folder) -> keras.Model:
+    path = best_checkpoint(folder) if config.takes_best else tf.train.latest_checkpoint(str(folder / "checkpoints"))
+    if path:
+        return load_classifier(config, path)
+    if (folder / "model.keras").is_file():
+        return export.load_model(folder)
+    raise FileNotFoundError(f"There is neither a checkpoint nor a model.keras in {folder}. Check `model_dir`.")

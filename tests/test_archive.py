@@ -1,0 +1,205 @@
+"""The best checkpoint stays, whatever comes after; runs stop early; evaluations wait for checkpoints."""
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from keras_efficientnet import training
+from keras_efficientnet.config import make_config
+from keras_efficientnet.history import read
+from keras_efficientnet.training.archive import (
+    best_checkpoint,
+    evaluations_since_best,
+    find_best,
+    forget_after,
+    keep_best,
+)
+
+ROOT = Path(__file__).parent.parent
+SMALL = {
+    "width_coefficient": 0.25,
+    "depth_coefficient": 0.2,
+    "input_image_size": 32,
+    "train_batch_size": 16,
+    "eval_batch_size": 100,
+    "iterations_per_loop": 3,
+    "export": False,
+}
+# top-1 stays at one class's share: the statistics of the batch norms hardly move in so few steps
+NEVER_BETTER = SMALL | {"steps_per_eval": 2, "checkpoint_steps": 5, "train_steps": 30, "base_learning_rate": 0.0}
+
+
+def keep(folder, step, top_1_accuracy):
+    """Keeps a checkpoint that holds its step."""
+    write = tf.train.Checkpoint(value=tf.Variable(step)).write
+    keep_best(folder, step, {"top_1_accuracy": top_1_accuracy, "images": 355}, write)
+
+
+def kept_value(folder):
+    return tf.train.load_checkpoint(best_checkpoint(folder)).get_tensor("value/.ATTRIBUTES/VARIABLE_VALUE")
+
+
+def test_only_a_better_checkpoint_takes_the_place_of_the_best(tmp_path):
+    steps = []
+    for step, accuracy in [(10, 0.5), (20, 0.4), (30, 0.6), (40, 0.6), (50, 0.59), (60, 0.7)]:
+        keep(tmp_path, step, accuracy)
+        steps.append((find_best(tmp_path)["step"], kept_value(tmp_path)))
+    assert steps == [(10, 10), (10, 10), (30, 30), (30, 30), (30, 30), (60, 60)]
+    assert find_best(tmp_path) == {"step": 60, "top_1_accuracy": 0.7, "images": 355}
+    names = {path.name for path in (tmp_path / "archive").iterdir()}
+    assert names == {"best_eval.json", "ckpt-60.index", "ckpt-60.data-00000-of-00001"}
+
+
+def test_a_kill_at_any_time_leaves_a_whole_best_checkpoint(tmp_path):
+    code = """
+import sys, itertools, tensorflow as tf
+from pathlib import Path
+from keras_efficientnet.training.archive import keep_best
+value = tf.Variable(tf.zeros(100_000, tf.int32))
+checkpoint = tf.train.Checkpoint(value=value)
+for step in itertools.count(1):
+    value.assign(tf.fill([100_000], step))
+    keep_best(Path(sys.argv[1]), step, {"top_1_accuracy": step / 1e6}, checkpoint.write)
+"""
+    process = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], cwd=ROOT, stderr=subprocess.DEVNULL)
+    while not (tmp_path / "archive/best_eval.json").exists():
+        assert process.poll() is None
+        time.sleep(0.01)
+    for wait in (0.3, 0.07, 0.013, 0.11, 0.0):  # what stands there at a stop is what a kill would leave
+        process.send_signal(signal.SIGSTOP)
+        step = find_best(tmp_path)["step"]
+        np.testing.assert_array_equal(kept_value(tmp_path), step)
+        process.send_signal(signal.SIGCONT)
+        time.sleep(wait)
+    process.kill()
+    process.wait()
+    assert find_best(tmp_path)["step"] > 1
+    keep(tmp_path, 10**6, 2.0)
+    assert len(list((tmp_path / "archive").iterdir())) == 3  # and sweeps what the kill left
+
+
+def test_a_best_checkpoint_of_another_life_is_forgotten(tmp_path):
+    keep(tmp_path, 10, 0.9)
+    forget_after(tmp_path, 10)
+    assert find_best(tmp_path)["step"] == 10
+    forget_after(tmp_path, 9)
+    assert find_best(tmp_path) is None
+    with pytest.raises(FileNotFoundError, match="no best checkpoint"):
+        best_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "expected"), [([], 0), ([0.5], 0), ([0.5, 0.4], 1), ([0.5, 0.6, 0.6, 0.6], 2), ([0.5, 0.4, 0.6], 0)]
+)
+def test_evaluations_are_counted_since_the_first_best(accuracies, expected):
+    assert evaluations_since_best([{"top_1_accuracy": value} for value in accuracies]) == expected
+
+
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory):
+    """A run that three evaluations without a better top-1 have stopped."""
+    folder = tmp_path_factory.mktemp("archive") / "run"
+    options = NEVER_BETTER | {"model_dir": str(folder), "early_stopping_evaluations": 3}
+    return folder, options, training.run(make_config(**options))
+
+
+def validations(folder, name="log.jsonl"):
+    return [row for row in read(folder / name) if row["part"] == "validation"]
+
+
+def test_a_run_stops_when_top_1_does_not_rise(stopped):
+    folder, _, results = stopped
+    assert [row["step"] for row in validations(folder)] == [2, 4, 6, 8]
+    assert results["steps"] == 8
+
+
+def test_a_stopped_run_reports_its_best_checkpoint(stopped):
+    folder, _, results = stopped
+    first, *_, last = validations(folder)
+    assert results["best"]["step"] == 2 == find_best(folder)["step"]
+    assert results["model"]["loss"] == pytest.approx(first["loss"], rel=1e-6)
+    assert results["model"]["loss"] != pytest.approx(last["loss"], rel=1e-6)
+
+
+def test_a_stopped_run_stays_stopped_until_it_may_go_on(stopped):
+    folder, options, results = stopped
+    assert training.run(make_config(**options)) == results
+    assert len(validations(folder)) == 4
+    patient = training.run(make_config(**options | {"early_stopping_evaluations": 4}))
+    assert [row["step"] for row in validations(folder)] == [2, 4, 6, 8, 10]
+    assert patient["steps"] == 10 and patient["best"] == results["best"]
+
+
+def test_evaluation_needs_no_option_of_the_run_but_its_folder(stopped):
+    """Options come from config.json, here also that the best checkpoint counts."""
+    folder, _, results = stopped
+    evaluated = training.run(make_config(mode="eval", model_dir=str(folder)))
+    assert evaluated["model"] == results["model"] and evaluated["steps"] == 2
+    assert json.loads((folder / "evaluation.json").read_text()) == evaluated
+
+
+def test_what_is_given_wins_over_the_run_and_another_network_is_refused(stopped):
+    folder, _, _ = stopped
+    config = make_config(mode="eval", model_dir=str(folder), eval_batch_size=50)
+    assert (config.eval_batch_size, config.train_batch_size, config.recipe) == (50, 16, "sample")
+    with pytest.raises(ValueError, match="holds a run with width_coefficient=0.25"):
+        training.run(make_config(mode="eval", model_dir=str(folder), width_coefficient=0.5))
+
+
+def test_what_a_kill_between_evaluation_and_archive_left_out_is_made_up_for(stopped, tmp_path):
+    """The row of the evaluation and the checkpoint are there, the archive is not."""
+    folder, options, _ = stopped
+    folder = shutil.copytree(folder, tmp_path / "run")
+    (folder / "archive/best_eval.json").unlink()
+    last = validations(folder)[-1]["step"]
+    options = options | {"model_dir": str(folder), "train_steps": last + 1, "early_stopping_evaluations": None}
+    training.run(make_config(**options))
+    assert validations(folder)[-1]["step"] == last + 1
+    assert find_best(folder)["step"] == last
+
+
+def start(folder, *flags):
+    options = [f"--{key}={value}" for key, value in SMALL.items()]
+    command = [sys.executable, str(ROOT / "main.py"), f"--model_dir={folder}", *options, *flags]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def test_an_evaluation_waits_for_the_checkpoints_of_another_process(tmp_path):
+    """It starts before there is anything, and ends with the last step."""
+    folder = tmp_path / "run"
+    steps = ("--train_steps=12", "--checkpoint_steps=4", "--steps_per_eval=100")
+    evaluator = start(folder, "--mode=eval", "--eval_timeout=120", *steps)
+    trainer = start(folder, "--mode=train", *steps)
+    _, errors = trainer.communicate(timeout=300)
+    assert trainer.returncode == 0, errors
+    _, errors = evaluator.communicate(timeout=300)
+    assert evaluator.returncode == 0, errors
+    rows = validations(folder, "evaluations.jsonl")
+    assert rows[-1]["step"] == 12 and {row["step"] for row in rows} <= {4, 8, 12}
+    assert not validations(folder)  # each process has a log of its own
+    best = max(rows, key=lambda row: row["top_1_accuracy"])  # the first of equal ones
+    assert find_best(folder)["step"] == best["step"]
+    once = training.run(make_config(mode="eval", model_dir=str(folder)))
+    assert once["steps"] == 12 and once["model"]["loss"] == pytest.approx(rows[-1]["loss"], rel=1e-5)
+    waited = training.run(make_config(mode="eval", model_dir=str(folder), eval_timeout=0.1, train_steps=100))
+    assert waited == once  # nothing came
+
+
+def test_an_evaluation_that_nothing_comes_for_says_so(tmp_path):
+    with pytest.raises(FileNotFoundError, match="There is no checkpoint in .*/run to evaluate"):
+        training.run(make_config(mode="eval", model_dir=str(tmp_path / "run"), eval_timeout=0.1, **SMALL))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("options", [{"use_best": True}, {"early_stopping_evaluations": 2}])
+def test_training_alone_has_no_best(options):
+    with pytest.raises(ValueError, match="need evaluations. Choose mode=train_and_eval"):
+        make_config(mode="train", **options)
