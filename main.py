@@ -5,6 +5,7 @@ Examples:
   python main.py --data_dir=gs://bucket/imagenet --tpu=my-tpu --train_batch_size=4096 --train_steps=109474
   python main.py --data_dir=/data/imagenet --model_name=efficientnet-b3 --train_batch_size=512 --model_dir=runs/b3
   python main.py --mode=eval --model_dir=runs/b3
+  python main.py --mode=preview --augment_name=autoaugment --cutmix_alpha=1 --model_dir=runs/b0
   python main.py --mode=predict --model_dir=runs/b3 --images=photos,more/*.jpg
 """
 
@@ -48,6 +49,8 @@ def main(_) -> None:
         config = make_config(**given)
         from keras_efficientnet import training  # brings TensorFlow: after the options are known to be right
 
+        if config.mode == "preview":
+            sys.exit(print(f"What the network will see is in {training.preview(config)}"))
         results = training.predict(config) if config.mode == "predict" else training.run(config)
     except KeyboardInterrupt:
         sys.exit("main.py: stopped. The same command goes on from the last checkpoint.")

@@ -105,9 +105,10 @@ class TrainConfig:
     # how
     mode: str = option(
         "train_and_eval",
-        "Train and evaluate in turn, only train, evaluate checkpoints, or name what is in --images. In eval and "
-        "predict the options that are not given are those of the run, from its config.json.",
-        choices=("train_and_eval", "train", "eval", "predict"),
+        "Train and evaluate in turn, only train, evaluate checkpoints, name what is in --images, or draw what the "
+        "network will see to preview.png. In eval and predict the options that are not given are those of the run, "
+        "from its config.json.",
+        choices=("train_and_eval", "train", "eval", "predict", "preview"),
     )
     model_dir: str | None = option(
         None, "Folder for checkpoints, logs and exports; runs/MODEL_NAME by default. A run goes on where it stopped."

@@ -55,7 +55,10 @@ def test_recipes_name_only_options():
         ({"input_image_size": 31}, "`input_image_size` must be at least 32"),
         ({"label_smoothing": 1.0}, "`label_smoothing` must be below 1"),
         ({"survival_prob": 1.1}, "`survival_prob` must be at most 1"),
-        ({"mode": "trane"}, "`mode` must be one of train_and_eval, train, eval, predict. Received: mode='trane'"),
+        (
+            {"mode": "trane"},
+            "`mode` must be one of train_and_eval, train, eval, predict, preview. Received: mode='trane'",
+        ),
         ({"base_learning_rate": float("nan")}, "`base_learning_rate` must be at least 0"),
         ({"recipe": "mine"}, "`recipe` must be one of official, sample"),
         ({"learning_rate": 1}, "Unknown options: learning_rate"),

@@ -103,13 +103,14 @@ def test_randaugments_operations_are_the_official_ones_in_the_official_order():
         assert_pair([names[index] for index in pair], (15, 15), RANDAUGMENT_MOST, expected)
 
 
-def test_chance_comes_from_the_seed_alone():
+def test_sign_and_place_come_from_the_draws_alone():
     image = tf.constant(OFFICIAL["input/tiles"])
-    seeds = [tf.constant([5, number]) for number in range(40)]
-    turned = [apply_op(image, "Rotate", 5, seed).numpy() for seed in seeds]
-    either = [apply("Rotate", image, 5, official=False, sign=sign).numpy() for sign in (1.0, -1.0)]
-    which = [[np.array_equal(one, other) for other in either].index(True) for one in turned]
-    assert 10 <= sum(which) <= 30
-    np.testing.assert_array_equal(tf.function(apply_op)(image, "Rotate", 5, seeds[0]), turned[0])
-    holes = {apply_op(image, "Cutout", 2, seed, most=RANDAUGMENT_MOST).numpy().tobytes() for seed in seeds}
-    assert len(holes) > 35
+    height, width = image.shape[:2]
+    for draw, sign in ((0.0, -1.0), (0.49, -1.0), (0.5, 1.0), (0.99, 1.0)):
+        turned = apply_op(image, "Rotate", 5, tf.constant([draw, 0.0, 0.0]))
+        np.testing.assert_array_equal(turned, apply("Rotate", image, 5, official=False, sign=sign))
+        np.testing.assert_array_equal(tf.function(apply_op)(image, "Rotate", 5, tf.constant([draw, 0.0, 0.0])), turned)
+    for row, column in ((0.0, 0.999), (0.3, 0.7)):
+        hole = apply_op(image, "Cutout", 2, tf.constant([0.0, row, column]), most=RANDAUGMENT_MOST)
+        center = (int(row * height), int(column * width))
+        np.testing.assert_array_equal(hole, apply("Cutout", image, 2, official=False, center=center))

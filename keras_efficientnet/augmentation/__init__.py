@@ -111,18 +111,19 @@ def autoaugment(image, seed, *, official: bool = False):
     Returns:
         uint8 [height, width, 3].
     """
-    which, *seeds = tf.unstack(tf.random.split(seed, 5))
-
-    def pair(operations):
-        changed = image
-        for (name, chance, level), (chance_seed, op_seed) in zip(operations, (seeds[:2], seeds[2:]), strict=True):
-            new = functools.partial(apply_op, changed, name, level, op_seed, most=AUTOAUGMENT_MOST, official=official)
-            applies = tf.random.stateless_uniform((), chance_seed) < chance
-            changed = tf.cond(applies, new, lambda changed=changed: changed)
-        return changed
-
-    index = tf.random.stateless_uniform((), which, 0, len(POLICY_V0), tf.int32)
-    return tf.switch_case(index, [lambda operations=operations: pair(operations) for operations in POLICY_V0])
+    draws = tf.random.stateless_uniform((9,), seed)
+    index = tf.cast(len(POLICY_V0) * draws[0], tf.int32)
+    for place, own in enumerate((draws[1:5], draws[5:])):
+        kinds = sorted({(pair[place][0], pair[place][2]) for pair in POLICY_V0})
+        branches = [
+            functools.partial(_apply, name=name, level=level, most=AUTOAUGMENT_MOST, official=official)
+            for name, level in kinds
+        ]
+        numbers = tf.constant([kinds.index((pair[place][0], pair[place][2])) for pair in POLICY_V0])
+        applies = own[0] < tf.gather(tf.constant([pair[place][1] for pair in POLICY_V0]), index)
+        number = tf.where(applies, tf.gather(numbers, index), len(kinds))
+        image = _choose(number, [*branches, _leave], image, own[1:])
+    return image
 
 
 def randaugment(image, seed, *, num_layers: int = 2, magnitude: float = 10, official: bool = False):
@@ -138,15 +139,35 @@ def randaugment(image, seed, *, num_layers: int = 2, magnitude: float = 10, offi
     Returns:
         uint8 [height, width, 3].
     """
-    for layer_seed in tf.unstack(tf.random.split(seed, num_layers)):
-        which, op_seed = tf.unstack(tf.random.split(layer_seed, 2))
-        options = {"seed": op_seed, "most": RANDAUGMENT_MOST, "official": official}
-        index = tf.random.stateless_uniform((), which, 0, len(OPS), tf.int32)
-        branches = [
-            lambda name=name, image=image, options=options: apply_op(image, name, magnitude, **options) for name in OPS
-        ]
-        image = tf.switch_case(index, branches)
+    branches = [
+        functools.partial(_apply, name=name, level=magnitude, most=RANDAUGMENT_MOST, official=official) for name in OPS
+    ]
+    for draws in tf.unstack(tf.random.stateless_uniform((num_layers, 4), seed)):
+        image = _choose(tf.cast(len(OPS) * draws[0], tf.int32), branches, image, draws[1:])
     return image
+
+
+def _apply(image, draws, *, name, level, **options):
+    return apply_op(image, name, level, draws, **options)
+
+
+def _leave(image, draws):
+    return image
+
+
+def _choose(number, branches, image, draws):
+    """What branch `number` makes of the image and the draws.
+
+    tf.switch_case does the same, but in a pipeline it visits every node of every branch: with AutoAugment's 50 branches
+    that took longer than the operations. Here only the branch that is taken costs time.
+    """
+    if tf.executing_eagerly():
+        return branches[int(number)](image, draws)
+    functions = [tf.function(branch, autograph=False).get_concrete_function(image, draws) for branch in branches]
+    chosen = tf.raw_ops.StatelessCase(
+        branch_index=number, input=[image, draws], Tout=[image.dtype], branches=functions, output_shapes=[image.shape]
+    )
+    return tf.ensure_shape(chosen[0], image.shape)
 
 
 def make_augmentation(

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import tensorflow as tf
 
 FILL = 128  # of pixels that come from outside the image, or are cut out
+CHANNELS = (0, 256, 512)  # where the table of a channel begins, when those of all are laid end to end
 
 
 def auto_contrast(image):
@@ -25,28 +26,40 @@ def auto_contrast_official(image):
 
 
 def _stretch(image, dtype):
-    lowest, highest = (tf.cast(f(image, axis=(0, 1)), dtype)[:, tf.newaxis] for f in (tf.reduce_min, tf.reduce_max))
+    places = _places(image)
+    columns = tf.reshape(tf.stack([tf.reduce_min(places, axis=0), -tf.reduce_max(places, axis=0)]), (2, -1, 3))
+    lowest, highest = tf.unstack(
+        tf.cast([[1], [-1]] * tf.reduce_min(columns, axis=1) - CHANNELS, dtype)[..., tf.newaxis]
+    )
     levels = tf.range(256, dtype=dtype)
     scale = 255 / tf.maximum(highest - lowest, 1)
     stretched = tf.clip_by_value(levels * scale - lowest * scale, 0, 255)
-    return _look_up(image, tf.where(highest > lowest, stretched, levels))
+    return _look_up(image, places, tf.where(highest > lowest, stretched, levels))
 
 
-def _look_up(image, tables):
-    """The level in the table [3, 256] of its channel in place of each level."""
-    places = tf.cast(image, tf.int32) + tf.constant([0, 256, 512])
-    return tf.gather(tf.reshape(tf.cast(tables, tf.uint8), [-1]), places)
+def _places(image):
+    """Of each level its place in the tables of the channels laid end to end: int32 [height, width * 3]."""
+    height, width = tf.unstack(tf.shape(image)[:2])
+    return tf.reshape(tf.cast(image, tf.int32), (height, width * 3)) + tf.tile(CHANNELS, [width])
+
+
+def _look_up(image, places, tables):
+    """The levels at those places of the tables [3, 256], in the shape of the image."""
+    levels = tf.gather_nd(tf.reshape(tf.cast(tables, tf.uint8), [-1]), places[..., tf.newaxis])
+    return tf.reshape(levels, tf.shape(image))
 
 
 def equalize(image):
     """Spreads each channel's levels evenly: the histogram becomes as flat as it can."""
-    places = tf.reshape(tf.cast(image, tf.int32) + tf.constant([0, 256, 512]), [-1])
-    histograms = tf.reshape(tf.math.bincount(places, minlength=768, maxlength=768), (3, 256))
-    last = tf.gather(histograms, tf.cast(tf.reduce_max(image, axis=(0, 1)), tf.int32), axis=1, batch_dims=0)
-    step = (tf.reduce_sum(histograms, axis=1) - tf.linalg.diag_part(last))[:, tf.newaxis] // 255
-    sums = tf.cumsum(histograms, axis=1, exclusive=True)
+    places = _places(image)
+    no_weights = tf.constant([], tf.int32)  # tf.math.bincount would look for the highest first
+    histograms = tf.raw_ops.Bincount(arr=tf.reshape(places, [-1]), size=768, weights=no_weights)
+    sums = tf.cumsum(tf.reshape(histograms, (3, 256)), axis=1, exclusive=True)
+    all_pixels = tf.reduce_prod(tf.shape(image)[:2])
+    below_highest = tf.reduce_max(tf.where(sums < all_pixels, sums, 0), axis=1, keepdims=True)
+    step = below_highest // 255
     spread = tf.clip_by_value((sums + step // 2) // tf.maximum(step, 1), 0, 255)
-    return _look_up(image, tf.where(step > 0, spread, tf.range(256)))
+    return _look_up(image, places, tf.where(step > 0, spread, tf.range(256)))
 
 
 def invert(image):
@@ -69,7 +82,9 @@ def posterize_official(image, bits):
 
 def solarize(image, threshold: int):
     """Inverts the levels at or above `threshold`."""
-    return tf.where(image < threshold, image, 255 - image) if threshold < 256 else image
+    if threshold > 255:
+        return image
+    return tf.bitwise.bitwise_xor(image, 255 * tf.cast(image >= threshold, tf.uint8))
 
 
 def solarize_official(image, threshold: int):
@@ -79,19 +94,19 @@ def solarize_official(image, threshold: int):
 
 def solarize_add(image, addition: int):
     """Adds to the levels below 128."""
-    addition = min(addition, 255)
-    return tf.where(image < 128, tf.minimum(image, 255 - addition) + addition, image)
+    dark = tf.cast(image < 128, tf.uint8)
+    return image + tf.minimum(min(addition, 255) * dark, 255 - image)
 
 
 def blend(start, end, factor):
-    """From `start` at 0 over `end` at 1 and beyond; uint8 images. Rounds down."""
+    """From `start` at 0 over `end` at 1 and beyond, rounded down to uint8; both are images or whole numbers."""
     start, end = tf.cast(start, tf.float32), tf.cast(end, tf.float32)
     return tf.cast(tf.clip_by_value(start + factor * (end - start), 0, 255), tf.uint8)
 
 
 def color(image, factor):
     """From grey at 0 over the image at 1 to gaudy."""
-    return blend(_grey(image), image, factor)
+    return blend(tf.reshape(_grey(image, channels=3), tf.shape(image)), image, factor)
 
 
 def color_official(image, factor):
@@ -101,8 +116,9 @@ def color_official(image, factor):
 
 def contrast(image, factor):
     """From the mean grey at 0 over the image at 1 to stark."""
-    grey = tf.cast(_grey(image), tf.float64)
-    return blend(tf.cast(tf.reduce_mean(grey) + 0.5, tf.uint8), image, factor)
+    rows = tf.reduce_sum(tf.reshape(_grey(image), tf.shape(image)[:2]), axis=1)  # whole numbers: exact
+    mean = tf.reduce_mean(tf.cast(rows, tf.float64)) / tf.cast(tf.shape(image)[1], tf.float64)
+    return blend(tf.floor(mean + 0.5), image, factor)
 
 
 def contrast_official(image, factor):
@@ -113,39 +129,39 @@ def contrast_official(image, factor):
 
 def brightness(image, factor):
     """From black at 0 over the image at 1 to glaring."""
-    return blend(tf.zeros_like(image), image, factor)
+    return blend(0, image, factor)
 
 
 def sharpness(image, factor):
     """From a smooth image at 0 over the image at 1 to one with hard edges. The outermost pixels stay."""
-    total = tf.cast(_sum_of_nine(image, 1.0), tf.int32)  # whole numbers: exact in single precision
-    return blend(_smooth(image, (2 * total + 13) // 26), image, factor)
+    height, width = tf.unstack(tf.shape(image)[:2])
+    rows = tf.cast(tf.reshape(image, (height, width * 3)), tf.float32)  # flat: steps of 3 are neighbours
+    inner = rows[1:-1, 3:-3]
+    across = rows[:, :-6] + rows[:, 3:-3] + rows[:, 6:]
+    total = across[:-2] + across[1:-1] + across[2:] + 4 * inner
+    smooth = tf.floor(total * (1 / 13) + 0.5)  # never near a half: rounds as Pillow's integers
+    return _framed(image, tf.reshape(blend(smooth, inner, factor), (height - 2, width - 2, 3)))
 
 
 def sharpness_official(image, factor):
     """The smooth image is rounded down, from single precision: whole numbers may fall to the one below."""
-    smooth = tf.clip_by_value(_sum_of_nine(image, 1 / 13), 0, 255)
-    return blend(_smooth(image, tf.cast(smooth, tf.int32)), image, factor)
-
-
-def _sum_of_nine(image, scale):
-    """Of each pixel, five times, and its eight neighbours, times `scale`: float32 [height - 2, width - 2, 3]."""
-    weights = tf.constant([1.0, 1, 1, 1, 5, 1, 1, 1, 1]) * scale
+    weights = tf.constant([1.0, 1, 1, 1, 5, 1, 1, 1, 1]) * (1 / 13)
     kernel = tf.tile(tf.reshape(weights, (3, 3, 1, 1)), (1, 1, 3, 1))
-    return tf.nn.depthwise_conv2d(tf.cast(image, tf.float32)[tf.newaxis], kernel, [1, 1, 1, 1], "VALID")[0]
+    smooth = tf.nn.depthwise_conv2d(tf.cast(image, tf.float32)[tf.newaxis], kernel, [1, 1, 1, 1], "VALID")[0]
+    return _framed(image, blend(tf.floor(tf.clip_by_value(smooth, 0, 255)), image[1:-1, 1:-1], factor))
 
 
-def _smooth(image, inner):
+def _framed(image, inner):
     """The image with other levels within its border of one pixel."""
-    around = [[1, 1], [1, 1], [0, 0]]
-    is_inner = tf.pad(tf.ones_like(inner, tf.bool), around)
-    return tf.where(is_inner, tf.cast(tf.pad(inner, around), tf.uint8), image)
+    middle = tf.concat([image[1:-1, :1], inner, image[1:-1, -1:]], axis=1)
+    return tf.concat([image[:1], middle, image[-1:]], axis=0)
 
 
-def _grey(image):
-    """Pillow's: uint8 [height, width, 1]."""
-    weighted = tf.cast(image, tf.float32) * tf.constant([19595.0, 38470.0, 7471.0])  # sums below 2 ** 24: exact
-    return tf.cast((tf.reduce_sum(weighted, axis=-1, keepdims=True) + 0x8000) / 65536, tf.uint8)
+def _grey(image, channels: int = 1):
+    """Pillow's: whole numbers in float32 [height * width, channels], all channels alike."""
+    weights = tf.constant([[19595.0], [38470.0], [7471.0]]) / 65536  # sums below 2 ** 24 parts: exact on a CPU
+    pixels = tf.cast(tf.reshape(image, (-1, 3)), tf.float32)
+    return tf.floor(tf.matmul(pixels, tf.repeat(weights, channels, axis=1)) + 0.5)
 
 
 def rotate(image, degrees):
@@ -189,12 +205,23 @@ def shear_y_official(image, slope):
 
 def translate_x(image, pixels):
     """Shifts to the left."""
-    return _move(image, [1, 0, pixels, 0, 1, 0])
+    return _shift(image, pixels, axis=1)
 
 
 def translate_y(image, pixels):
     """Shifts up."""
-    return _move(image, [1, 0, 0, 0, 1, pixels])
+    return _shift(image, pixels, axis=0)
+
+
+def _shift(image, pixels, axis):
+    """Cuts off `pixels` before the image, rounded, and adds as many behind it."""
+    length = tf.shape(image)[axis]
+    by = tf.clip_by_value(tf.cast(tf.floor(tf.cast(pixels, tf.float64) + 0.5), tf.int32), -length, length)
+    ends = tf.stack([tf.maximum(-by, 0), tf.maximum(by, 0)])
+    paddings = tf.one_hot(axis, 3, dtype=tf.int32)[:, tf.newaxis] * ends
+    padded = tf.pad(image, paddings, constant_values=FILL)
+    start = ends[1] * tf.one_hot(axis, 3, dtype=tf.int32)
+    return tf.ensure_shape(tf.slice(padded, start, tf.shape(image)), image.shape)
 
 
 def _move(image, coefficients):
@@ -220,10 +247,10 @@ def _move_as_pillow(image, across, down):
         a, b, c = (tf.cast(tf.floor(value * 65536 + 0.5), tf.int32) for value in (a, b, c + a / 2 + b / 2))
         return tf.bitwise.right_shift(c + b * y + a * x, 16)
 
-    columns, rows = places(across), places(down)
-    inside = (columns >= 0) & (columns < width) & (rows >= 0) & (rows < height)
-    pixels = tf.pad(tf.reshape(image, (-1, 3)), [[0, 1], [0, 0]], constant_values=FILL)  # the last: from outside
-    return tf.gather(pixels, tf.where(inside, rows * width + columns, height * width))
+    # a frame of one pixel holds what comes from outside
+    columns, rows = tf.clip_by_value(places(across), -1, width), tf.clip_by_value(places(down), -1, height)
+    framed = tf.pad(image, [[1, 1], [1, 1], [0, 0]], constant_values=FILL)
+    return tf.gather(tf.reshape(framed, (-1, 3)), (rows + 1) * (width + 2) + columns + 1)
 
 
 def cutout(image, half, center):
@@ -231,12 +258,16 @@ def cutout(image, half, center):
 
     Source: DeVries & Taylor 2017, arxiv.org/abs/1708.04552.
     """
-    height, width = tf.unstack(tf.shape(image)[:2])
-    rows, columns = tf.range(height)[:, tf.newaxis], tf.range(width)[tf.newaxis]
-    half = tf.cast(half, tf.int32)
-    inside = (rows >= center[0] - half) & (rows < center[0] + half)
-    inside &= (columns >= center[1] - half) & (columns < center[1] + half)
-    return tf.where(inside[..., tf.newaxis], tf.constant(FILL, tf.uint8), image)
+    down, across = (_within(tf.shape(image)[axis], center[axis], half) for axis in (0, 1))
+    mask = tf.reshape(255 * down[:, tf.newaxis] * tf.repeat(across, 3), tf.shape(image))
+    difference = tf.bitwise.bitwise_and(tf.bitwise.bitwise_xor(image, FILL), mask)  # much faster than tf.where
+    return tf.bitwise.bitwise_xor(image, difference)
+
+
+def _within(length, center, half):
+    """1 from `half` before `center` to as far behind it, else 0: uint8 [length]."""
+    places = tf.range(length)
+    return tf.cast((places >= center - half) & (places < center + half), tf.uint8)
 
 
 class Op(NamedTuple):
@@ -268,14 +299,14 @@ OPS = {
 }
 
 
-def apply_op(image, name: str, level: float, seed, *, most=None, official: bool = False):
-    """Applies an operation; its sign and the place of a cutout come from the seed.
+def apply_op(image, name: str, level: float, draws, *, most=None, official: bool = False):
+    """Applies an operation; its sign and the place of a cutout come from the draws.
 
     Args:
         image: uint8 [height, width, 3].
         name: one of OPS.
         level: 0 to 10, and beyond.
-        seed: int32 [2].
+        draws: float32 [3] from [0, 1): whether the argument is negative, and row and column of a cutout's centre.
         most: pixels at level 10 of TranslateX, TranslateY and Cutout, by name.
         official: the version of the published checkpoints, not Pillow's.
 
@@ -288,9 +319,8 @@ def apply_op(image, name: str, level: float, seed, *, most=None, official: bool 
         return function(image)
     argument = op.argument(level, most[name]) if most and name in most else op.argument(level)
     if op.signed:
-        sign = tf.where(tf.random.stateless_uniform((), seed) < 0.5, -1.0, 1.0)
-        argument = tf.cast(sign, tf.float64) * argument
+        argument *= tf.where(draws[0] < 0.5, tf.constant(-1.0, tf.float64), 1.0)
     if name == "Cutout":
-        place = tf.random.stateless_uniform((2,), seed) * tf.cast(tf.shape(image)[:2], tf.float32)
+        place = draws[1:] * tf.cast(tf.shape(image)[:2], tf.float32)
         return function(image, argument, tf.cast(place, tf.int32))
     return function(image, argument)

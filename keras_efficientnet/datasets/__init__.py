@@ -11,7 +11,7 @@ import tensorflow as tf
 from keras_efficientnet.architectures import Variant
 from keras_efficientnet.datasets import catalog, folders, records
 from keras_efficientnet.datasets.damage import check_first, without
-from keras_efficientnet.datasets.pipeline import train_examples, valid_examples
+from keras_efficientnet.datasets.pipeline import encoded_examples, train_examples, valid_examples
 from keras_efficientnet.datasets.service import serve
 from keras_efficientnet.datasets.sources import Source, cached
 
@@ -29,6 +29,7 @@ class Data(NamedTuple):
     classes: int = CLASSES
     valid_shard: Callable[[int, int], tf.data.Dataset] | None = None  # (shard_index, shard_count) -> a worker's share
     broken: tuple[str, ...] = ()  # examples that `skip_broken_records` left out, and why
+    pictures: Callable[[], tf.data.Dataset] | None = None  # (encoded picture, label) as the first epoch takes them
 
 
 class _Splits(NamedTuple):
@@ -74,6 +75,7 @@ def make_datasets(config, variant: Variant) -> Data:
         classes=classes,
         valid_shard=valid_shard if valid else None,
         broken=broken,
+        pictures=(lambda: encoded_examples(train, config)) if train else None,
     )
 
 

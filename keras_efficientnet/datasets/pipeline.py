@@ -62,6 +62,17 @@ def train_examples(
     return map_or_stop(items, example, describe, endless=True)
 
 
+def encoded_examples(source: Source, config) -> tf.data.Dataset:
+    """(bytes of a picture, label), each once, in the order in which the first epoch of training takes them."""
+    order_seed, classes = tf.random.split(tf.constant([config.seed, 0]), 2)[0], config.num_label_classes
+
+    def load(*item):
+        return read(source, classes, item)
+
+    first_epoch = tf.data.Dataset.range(1).flat_map(lambda epoch: source.items(tf.random.fold_in(order_seed, epoch)))
+    return map_or_stop(first_epoch, load, lambda *item: explain(source, classes, item))
+
+
 def augmented(data, seed, config, variant: Variant):
     """The picture in `data` as training sees it: float32 [resolution, resolution, 3]; `seed`: int32 [2]."""
     crop_seed, augment_seed = tf.unstack(tf.random.split(seed, 2))

@@ -24,6 +24,7 @@ from keras_efficientnet.training.devices import is_chief, make_strategy, meet
 from keras_efficientnet.training.evaluating import evaluate_checkpoints
 from keras_efficientnet.training.predicting import predict as predict  # noqa: PLC0414
 from keras_efficientnet.training.preemption import Preempted, watch
+from keras_efficientnet.training.previewing import preview as preview  # noqa: PLC0414
 from keras_efficientnet.training.products import export_all, write_evaluation, write_labels
 from keras_efficientnet.training.state import Run, diverged, make_variant
 from keras_efficientnet.training.steps import make_steps
