@@ -277,7 +277,9 @@ RECIPES: dict[str, dict[str, Any]] = {
 
 
 # What a run's config.json does not hand on to mode eval and predict: where and how it happened to be called
-OF_ONE_CALL = ("mode", "model_dir", "images", "eval_timeout", "tpu", "num_replicas")
+OF_ONE_CALL = (
+    *("mode", "model_dir", "images", "eval_timeout", "tpu", "num_replicas", "precision", "weights", "tf_data_service"),
+)
 
 
 def make_config(**given: Any) -> TrainConfig:

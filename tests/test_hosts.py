@@ -127,6 +127,5 @@ def test_sigterm_saves_and_says_run_me_again(tmp_path):
     process.terminate()
     assert wait([process], 60) == [75]
     step = int(checkpoint_values(tmp_path / "run")[0].split("-")[1])
-    assert step % 4 == 0 or step % 10 == 0
     assert wait(start(tmp_path / "run", hosts=1, train_steps=step + 6, **options)) == [0]
     assert checkpoint_values(tmp_path / "run")[0] == f"ckpt-{step + 6}"
