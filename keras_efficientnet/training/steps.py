@@ -85,10 +85,12 @@ def _make_loss(strategy, training):
 
 
 def _differentiate(loss_of, training, images, labels):
+    weights = [v.value for v in training.model.trainable_variables]
     with tf.GradientTape() as tape:
+        tape.watch(weights)  # which are plain tensors where the state is handed in, as tests/lower_for_tpu.py does
         loss = loss_of(images, labels)
         scaled = loss * _scale(training.optimizer)
-    return loss, tape.gradient(scaled, [v.value for v in training.model.trainable_variables])
+    return loss, tape.gradient(scaled, weights)
 
 
 def _scale(optimizer):
