@@ -35,6 +35,7 @@ setup(
     extras_require={
         "dev": [
             "build",
+            "importlib_resources",
             "jax",
             "mypy",
             "pillow",
@@ -44,7 +45,7 @@ setup(
             "scikit-learn",
             "tensorflow-datasets",
         ],
-        "tfds": ["tensorflow-datasets"],
+        "tfds": ["importlib_resources", "tensorflow-datasets"],
     },
     classifiers=[
         "Programming Language :: Python :: 3.10",

@@ -1,9 +1,10 @@
-"""Lowers a whole training step for a TPU, without one: forward, backward, update, average, dropout, stochastic depth.
+r"""Lowers a whole training step for a TPU, without one: forward, backward, update, average, dropout, stochastic depth.
 
-Not a test of the suite: it needs TensorFlow's TPU build, in an environment of its own, on Linux with Python 3.10 to 3.12:
+Not a test of the suite: it needs TensorFlow's TPU build in an environment of its own, on Linux, Python 3.10 to 3.12:
 
   python -m venv tpu
-  tpu/bin/pip install tensorflow-tpu==2.20.0 libtpu==0.0.20 "keras>=3.12" absl-py h5py ml-dtypes safetensors tqdm tensorboard ai-edge-litert
+  tpu/bin/pip install tensorflow-tpu==2.20.0 libtpu==0.0.20 "keras>=3.12" absl-py ai-edge-litert h5py ml-dtypes \
+    safetensors tensorboard tqdm
   tpu/bin/python tests/lower_for_tpu.py [NETWORK]
 
 An operation that a TPU lacks, or a shape that is not known, is an error; else it prints what the step is made of.

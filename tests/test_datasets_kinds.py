@@ -7,7 +7,7 @@ from conftest import TINY
 from pictures import jpeg, record, smooth, write_folder, write_records
 
 from keras_efficientnet.config import make_config
-from keras_efficientnet.datasets import folders, make_datasets
+from keras_efficientnet.datasets import catalog, folders, make_datasets, transfer
 
 SMALL = TINY._replace(resolution=40)
 
@@ -135,9 +135,9 @@ def test_classes_are_1000_where_nobody_says(tmp_path):
     assert (data.classes, data.class_names, labels) == (1000, None, [999])
 
 
-def make_tfds(folder, splits):
+def make_tfds(folder, splits, name="tiny"):
     """A data set of TensorFlow Datasets, written by its own writer: the label of a picture is its seed modulo 2."""
-    tfds = pytest.importorskip("tensorflow_datasets")
+    import tensorflow_datasets as tfds
 
     def examples(start, count):
         return {f"{seed}": {"image": jpeg(seed=seed), "label": seed % 2} for seed in range(start, start + count)}
@@ -160,6 +160,7 @@ def make_tfds(folder, splits):
         def _generate_examples(self, start, count):
             yield from as_files(examples(start, count)).items()
 
+    Tiny.name = name
     Tiny(data_dir=str(folder)).download_and_prepare()
 
 
@@ -202,3 +203,37 @@ def test_damaged_file_of_tensorflow_datasets_is_noticed(tmp_path):
 def test_unknown_name_is_explained(tmp_path):
     with pytest.raises(ValueError, match="`dataset` must be sample, records, folder or a name in tensorflow-datasets"):
         make_datasets(make_config(dataset="no_such_set", data_dir=str(tmp_path)), SMALL)
+
+
+def test_a_part_of_a_data_set_of_the_paper_is_not_taken_for_the_whole(tmp_path):
+    """Flowers is trained on two splits: 2,040 images in the paper's table 6."""
+    import tensorflow_datasets as tfds
+
+    make_tfds(tmp_path, {"train": (0, 3), "validation": (3, 2), "test": (5, 4)}, name="oxford_flowers102")
+    builder = tfds.builder_from_directory(tmp_path / "oxford_flowers102/1.0.0")
+    splits = catalog.find_splits(builder)
+    images = [catalog.open_split(builder, splits[name]).images for name in ("train", "validation")]
+    assert images == [5, 4]
+    with pytest.raises(
+        ValueError, match="Flowers has 102 classes, 2,040 images to train and 6,149.*Received: 2, 5 and 4"
+    ):
+        transfer.check_transfer(builder.name, 2, images)
+
+
+def test_a_data_set_of_the_paper_that_is_nowhere_to_load_is_read_from_its_folder(tmp_path):
+    for split, seeds in (("train", (0, 1)), ("test", (2,))):
+        for name in ("sparrow", "wren"):
+            (tmp_path / split / name).mkdir(parents=True)
+            for seed in seeds:
+                (tmp_path / split / name / f"{seed}.jpg").write_bytes(jpeg(seed=seed))
+    with pytest.raises(ValueError, match="Birdsnap has 500 classes.*Received: 2, 4 and 2."):
+        evaluate(tmp_path, dataset="birdsnap", mode="train_and_eval")
+    with pytest.raises(ValueError, match="Birdsnap is not in tensorflow-datasets. Give `data_dir`"):
+        make_datasets(make_config(dataset="birdsnap"), SMALL)
+
+
+def test_the_whole_of_a_data_set_of_the_paper_passes():
+    transfer.check_transfer("food101", 101, (75_750, 25_250))
+    transfer.check_transfer("food101", 101, (0, 25_250))  # mode eval reads no training data
+    transfer.check_transfer("somebody_elses", 3, (1, 1))
+    assert sorted(row.classes for row in transfer.TRANSFER.values()) == [10, 37, 100, 100, 101, 102, 196, 500]

@@ -14,6 +14,7 @@ from keras_efficientnet.datasets.damage import check_first, without
 from keras_efficientnet.datasets.pipeline import encoded_examples, train_examples, valid_examples
 from keras_efficientnet.datasets.service import serve
 from keras_efficientnet.datasets.sources import Source, cached
+from keras_efficientnet.datasets.transfer import TRANSFER, check_transfer
 
 CLASSES = 1000  # where neither the data nor the options say
 
@@ -53,6 +54,8 @@ def make_datasets(config, variant: Variant) -> Data:
     config = dataclasses.replace(config, num_label_classes=classes)
     splits = open_splits(config)
     splits, broken = _check(splits, config)
+    if not config.skip_broken_records:
+        check_transfer(config.dataset or "", classes, [source.images if source else 0 for source in splits])
     train, valid = (cached(source) if source and config.use_cache else source for source in splits)
     train_images = config.num_train_images or (train.images if train else 0)
     valid_images = config.num_eval_images or (valid.images if valid else 0)
@@ -94,7 +97,20 @@ def _find(config):
         return _find_records(config.data_dir, config)
     if config.holdout_shards:
         raise ValueError(f"`holdout_shards` is for records. Received: dataset={kind}; leave it out.")
+    if kind in TRANSFER and not TRANSFER[kind].splits:
+        return _find_in_folder(kind, config)
     return _find_folder(config.data_dir) if kind == "folder" else _find_in_catalog(kind, config)
+
+
+def _find_in_folder(name, config):
+    """A data set that nobody may give away: its pictures, or records of them, are in `data_dir`."""
+    if not config.data_dir:
+        raise ValueError(
+            f"{TRANSFER[name].title} is not in tensorflow-datasets. Give `data_dir`: class folders in train/ and "
+            "test/, or records."
+        )
+    records_there = tf.io.gfile.glob(os.path.join(config.data_dir, "train-*"))
+    return _find_records(config.data_dir, config) if records_there else _find_folder(config.data_dir)
 
 
 def _find_records(folder, config):

@@ -5,6 +5,7 @@ from typing import Any
 import tensorflow as tf
 
 from keras_efficientnet.datasets.sources import Source, shuffle
+from keras_efficientnet.datasets.transfer import TRANSFER
 
 SHUFFLE_BUFFER = 16_384  # records; their order in the files is random already
 HELD_OUT = "90%"  # of "train" is trained on where there is neither a "validation" nor a "test" split
@@ -36,7 +37,9 @@ def make_builder(name: str, data_dir: str | None) -> Any:
 
 
 def find_splits(builder) -> dict[str, str]:
-    """The splits to train and to evaluate on, which share no example."""
+    """The splits to train and to evaluate on, which share no example; of the paper's sets those of the paper."""
+    if builder.name in TRANSFER:
+        return dict(zip(("train", "validation"), TRANSFER[builder.name].splits, strict=True))
     there = builder.info.splits
     held = next((split for split in ("validation", "test") if split in there), None)
     if held:
