@@ -27,6 +27,40 @@ PREEMPTED = 75  # exit code "try again" (EX_TEMPFAIL of sysexits.h), after SIGTE
 DEFINE = {str: flags.DEFINE_string, int: flags.DEFINE_integer, float: flags.DEFINE_float, bool: flags.DEFINE_bool}
 
 
+# Flags of the official main.py (tensorflow/tpu, models/official/efficientnet) that are no longer there, and why
+LEFT_OUT = {
+    "use_tpu": "a TPU is used where --tpu names one",
+    "tpu_job_name": "TensorFlow finds the TPU's workers by itself",
+    "archive_ckpt": "the best checkpoint is always kept, in archive/",
+    "batch_norm_batch_size": "--batch_norm_sync says whose images a batch norm looks at",
+    "skip_host_call": "the log costs one number for each --iterations_per_loop steps",
+    "log_step_count_steps": "a line is logged for each --iterations_per_loop steps",
+    "num_parallel_calls": "tf.data finds the best number",
+    "bigtable_project": "TensorFlow no longer reads Cloud Bigtable: --data_dir takes gs://",
+    "bigtable_instance": "TensorFlow no longer reads Cloud Bigtable: --data_dir takes gs://",
+    "bigtable_table": "TensorFlow no longer reads Cloud Bigtable: --data_dir takes gs://",
+    "bigtable_train_prefix": "TensorFlow no longer reads Cloud Bigtable: --data_dir takes gs://",
+    "bigtable_eval_prefix": "TensorFlow no longer reads Cloud Bigtable: --data_dir takes gs://",
+    "bigtable_column_family": "TensorFlow no longer reads Cloud Bigtable: --data_dir takes gs://",
+    "bigtable_column_qualifier": "TensorFlow no longer reads Cloud Bigtable: --data_dir takes gs://",
+    "data_format": "always channels_last; the compiler chooses the layout of a device",
+    "transpose_input": "the compiler chooses the layout of a device",
+    "use_bfloat16": "--precision=bfloat16, which is the default on a TPU",
+    "export_dir": "exports go to --model_dir; --noexport leaves them out",
+    "export_to_tpu": "a SavedModel runs on a TPU as it is",
+    "use_async_checkpointing": "was in tf.contrib, of TensorFlow 1",
+}
+
+
+def parse_flags(argv: list[str]) -> list[str]:
+    """absl's parser, with a word on the official flags that are gone."""
+    for argument in argv[1:]:
+        name = argument.lstrip("-").split("=")[0]
+        for left_out in {name, name.removeprefix("no")} & set(LEFT_OUT):
+            sys.exit(f"main.py: there is no --{left_out} here: {LEFT_OUT[left_out]}.")
+    return app.parse_flags_with_usage(argv)
+
+
 def define_flags() -> None:
     """One flag for each option of TrainConfig."""
     hints = typing.get_type_hints(TrainConfig)
@@ -118,4 +152,4 @@ def table(results: dict[str, typing.Any]) -> str:
 define_flags()
 
 if __name__ == "__main__":
-    app.run(main)
+    app.run(main, flags_parser=parse_flags)

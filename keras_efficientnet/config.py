@@ -171,6 +171,8 @@ class TrainConfig:
 
     # where
     tpu: str | None = option(None, "Name or grpc:// address of a TPU, or local; by default GPUs, else the CPU.")
+    tpu_zone: str | None = option(None, "Zone of the TPU, where its name does not say it.")
+    gcp_project: str | None = option(None, "Project of the TPU, where it is not that of this machine.")
     num_replicas: int | None = option(None, "Devices to train on; every GPU by default.", least=1)
     precision: str | None = option(
         None,
@@ -278,7 +280,19 @@ RECIPES: dict[str, dict[str, Any]] = {
 
 # What a run's config.json does not hand on to mode eval and predict: where and how it happened to be called
 OF_ONE_CALL = (
-    *("mode", "model_dir", "images", "eval_timeout", "tpu", "num_replicas", "precision", "weights", "tf_data_service"),
+    *(
+        "mode",
+        "model_dir",
+        "images",
+        "eval_timeout",
+        "tpu",
+        "tpu_zone",
+        "gcp_project",
+        "num_replicas",
+        "precision",
+        "weights",
+        "tf_data_service",
+    ),
 )
 
 

@@ -1,5 +1,6 @@
 """main.py as a user runs it."""
 
+import dataclasses
 import json
 import shutil
 import subprocess
@@ -12,6 +13,7 @@ import pytest
 
 import main
 from keras_efficientnet import datasets, export
+from keras_efficientnet.config import TrainConfig
 
 MAIN = Path(main.__file__)
 SAMPLE = Path(datasets.__file__).parents[1] / "data/sample"
@@ -151,3 +153,21 @@ def test_help_names_every_option_and_an_example():
         "--recipe",
     ):
         assert text in done.stdout
+
+
+def test_every_official_flag_is_there_or_explained(golden):
+    """The list is that of the official main.py; README's table has each that is left out, with its reason."""
+    ours = {field.name for field in dataclasses.fields(TrainConfig)}
+    official = set(golden("official_flags")["flags"])
+    assert official - ours == set(main.LEFT_OUT)
+    readme = (MAIN.parent / "README.md").read_text()
+    for name, reason in main.LEFT_OUT.items():
+        assert f"`--{name}`" in readme and reason in readme
+
+
+@pytest.mark.parametrize("flag", ["--use_bfloat16", "--nouse_bfloat16", "--use_bfloat16=false"])
+def test_an_official_flag_that_is_gone_is_one_line(flag):
+    done = subprocess.run([sys.executable, str(MAIN), flag], capture_output=True, text=True)
+    assert done.returncode == 1
+    expected = "main.py: there is no --use_bfloat16 here: --precision=bfloat16, which is the default on a TPU."
+    assert done.stderr.strip().splitlines()[-1] == expected

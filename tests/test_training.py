@@ -143,6 +143,33 @@ def test_killed_run_ends_where_the_uninterrupted_one_ends(tmp_path):
     assert rows[0][-1]["loss"] == rows[1][-1]["loss"]
 
 
+@pytest.mark.slow
+def test_twenty_kills_at_random_moments_change_nothing(tmp_path):
+    """Also while a checkpoint is written, which is all the time: at every second step. Some ten minutes."""
+    flags = ("--mode=train", "--checkpoint_steps=2", "--iterations_per_loop=2", "--train_steps=2000")
+    random = np.random.RandomState(0)
+    for _ in range(20):
+        process, before = run_main(tmp_path / "killed", *flags), checkpoints(tmp_path / "killed")
+        while checkpoints(tmp_path / "killed") == before:
+            assert process.poll() is None
+            time.sleep(0.01)
+        time.sleep(random.uniform(0, 1.5))
+        process.send_signal(signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL
+    for run in ("killed", "whole"):
+        assert run_main(tmp_path / run, *flags).wait() == 0
+    (name, whole), (again, resumed) = checkpoint_values(tmp_path / "whole"), checkpoint_values(tmp_path / "killed")
+    assert name == again == "ckpt-2000"
+    for key, value in whole.items():
+        np.testing.assert_array_equal(resumed[key], value, err_msg=key)
+    names = [{path.name for path in (tmp_path / run).rglob("*")} for run in ("killed", "whole")]
+    assert {name for name in names[0] ^ names[1] if "tfevents" not in name} == set()
+
+
+def checkpoints(folder):
+    return sorted(path.name for path in (folder / "checkpoints").glob("*.index"))
+
+
 def test_a_finished_run_can_be_evaluated_and_another_network_is_refused(tmp_path):
     config = make_config(model_dir=str(tmp_path), export=False, **SMALL)
     trained = training.run(config)

@@ -19,7 +19,7 @@ def make_strategy(config: TrainConfig) -> tf.distribute.Strategy:
         ValueError: there is no such TPU, there are too few devices, or a batch does not divide by their number.
     """
     if config.tpu is not None:
-        strategy = _make_tpu_strategy(config.tpu)
+        strategy = _make_tpu_strategy(config.tpu, config.tpu_zone, config.gcp_project)
     elif os.environ.get("TF_CONFIG"):
         strategy = _make_worker_strategy()
     else:
@@ -59,9 +59,9 @@ def _make_worker_strategy():
         raise ValueError(f"TF_CONFIG is not what TensorFlow wants: {error}. Check it, or unset it.") from error
 
 
-def _make_tpu_strategy(tpu):
+def _make_tpu_strategy(tpu, zone, project):
     try:
-        resolver = tf.distribute.cluster_resolver.TPUClusterResolver.connect(tpu)
+        resolver = tf.distribute.cluster_resolver.TPUClusterResolver.connect(tpu, zone, project)
     except (ValueError, tf.errors.OpError, OSError) as error:
         reason = str(error).splitlines()[0].split(". ")[0][:150]
         raise ValueError(f"There is no TPU {tpu!r}: {reason}. Check `tpu`, or leave it out for GPUs or CPU.") from error
