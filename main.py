@@ -53,7 +53,7 @@ LEFT_OUT = {
 
 
 def parse_flags(argv: list[str]) -> list[str]:
-    """absl's parser, with a word on the official flags that are gone."""
+    """Parses as absl does, with a word on the official flags that are gone."""
     for argument in argv[1:]:
         name = argument.lstrip("-").split("=")[0]
         for left_out in {name, name.removeprefix("no")} & set(LEFT_OUT):
