@@ -98,6 +98,7 @@ def wait_for_checkpoint(folder, processes):
         time.sleep(0.05)
 
 
+@pytest.mark.slow
 def test_a_host_that_is_killed_ends_the_job_which_then_goes_on(tmp_path):
     """The other host ends with 75, "run me again"; the job started again ends where an uninterrupted one ends."""
     options = {"mode": "train", "checkpoint_steps": 40, "train_steps": 200}

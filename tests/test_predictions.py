@@ -17,7 +17,7 @@ from keras_efficientnet.config import make_config
 from keras_efficientnet.predictions import find_images, predict_files
 
 MAIN = Path(__file__).parent.parent / "main.py"
-SAMPLE = Path(datasets.__file__).parent / "data/sample"
+SAMPLE = Path(datasets.__file__).parents[1] / "data/sample"
 
 PANDA = ("n02510455", "giant_panda")  # class 388 of ILSVRC 2012; wordnet.princeton.edu
 
