@@ -37,14 +37,16 @@ def free_ports(count):
     return ports
 
 
-def start(folder, hosts=2, **options):
-    """main.py on each host of a new cluster, in the same folder."""
+def start(folder, hosts=2, own_folder=None, **options):
+    """main.py on each host of a new cluster, in the same folder, or the last one in its own."""
     workers = [f"localhost:{port}" for port in free_ports(hosts)]
     flags = [f"--{key}={value}" for key, value in (OPTIONS | options | {"model_dir": folder}).items()]
     processes = []
     for index in range(hosts):
         cluster = {"cluster": {"worker": workers}, "task": {"type": "worker", "index": index}}
         variables = os.environ | ({"TF_CONFIG": json.dumps(cluster)} if hosts > 1 else {})
+        if own_folder and index == hosts - 1:
+            flags = [*flags, f"--model_dir={own_folder}"]
         with open(f"{folder}.{index}.log", "w") as log:
             processes.append(subprocess.Popen([sys.executable, MAIN, *flags], stdout=log, stderr=log, env=variables))
     return processes
@@ -109,6 +111,14 @@ def test_a_host_that_is_killed_ends_the_job_which_then_goes_on(tmp_path):
     assert wait(start(tmp_path / "killed", **options)) == [0, 0], logs(tmp_path / "killed")
     assert wait(start(tmp_path / "whole", **options)) == [0, 0]
     assert_close(tmp_path / "killed", tmp_path / "whole", 1e-5)
+
+
+def test_hosts_with_folders_of_their_own_are_refused(tmp_path):
+    """The first has a checkpoint of step 4, the second has none."""
+    assert wait(start(tmp_path / "0", hosts=1, train_steps=4, mode="train", checkpoint_steps=4)) == [0]
+    hosts = start(tmp_path / "0", train_steps=8, mode="train", own_folder=tmp_path / "1")
+    assert wait(hosts, 120) == [1, 1], logs(tmp_path / "0")
+    assert "`model_dir` must be one folder for all" in logs(tmp_path / "0")
 
 
 def test_sigterm_on_one_host_saves_and_ends_all(tmp_path):

@@ -38,8 +38,9 @@ def make_builder(name: str, data_dir: str | None) -> Any:
 
 def find_splits(builder) -> dict[str, str]:
     """The splits to train and to evaluate on, which share no example; of the paper's sets those of the paper."""
-    if builder.name in TRANSFER:
-        return dict(zip(("train", "validation"), TRANSFER[builder.name].splits, strict=True))
+    paper = TRANSFER.get(builder.name)
+    if paper and paper.splits:
+        return dict(zip(("train", "validation"), paper.splits, strict=True))
     there = builder.info.splits
     held = next((split for split in ("validation", "test") if split in there), None)
     if held:

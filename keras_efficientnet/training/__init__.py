@@ -20,7 +20,7 @@ from keras_efficientnet.config import TrainConfig
 from keras_efficientnet.datasets import Data, make_datasets
 from keras_efficientnet.history import History, plot, write_json
 from keras_efficientnet.training import archive
-from keras_efficientnet.training.devices import is_chief, make_strategy, meet
+from keras_efficientnet.training.devices import check_step, is_chief, make_strategy, total
 from keras_efficientnet.training.evaluating import evaluate_checkpoints
 from keras_efficientnet.training.predicting import predict as predict  # noqa: PLC0414
 from keras_efficientnet.training.preemption import Preempted, watch
@@ -54,6 +54,7 @@ def run(config: TrainConfig) -> dict[str, Any]:
     if config.mode == "eval":
         return evaluate_checkpoints(config, training, data, evaluate)
     step = training.restore(folder)
+    check_step(strategy, step)
     history = History(folder, step, writes=is_chief(strategy))
     if is_chief(strategy):
         archive.forget_after(folder, step)
@@ -68,7 +69,7 @@ def finish(config: TrainConfig, training: Run, data: Data, history: History, eva
     folder, progress = Path(config.directory), training.progress()
     outcomes = _evaluate(config, training, data, history, evaluate)
     _archive(config, training, history)
-    meet(training.strategy)
+    total(training.strategy, 0)  # the other hosts wait until it is written
     best = archive.find_best(folder)
     if config.takes_best and best and best["step"] != training.step:
         training.take(archive.best_checkpoint(folder))

@@ -81,7 +81,14 @@ def hosts(strategy: tf.distribute.Strategy) -> int:
     return strategy.extended._num_workers if isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy) else 1
 
 
-def meet(strategy: tf.distribute.Strategy) -> None:
-    """Waits until all hosts are here."""
-    if hosts(strategy) > 1:
-        strategy.run(tf.function(lambda: tf.distribute.get_replica_context().all_reduce("sum", tf.constant(1))))
+def total(strategy: tf.distribute.Strategy, value: int) -> int:
+    """The sum of a number over all replicas, where each host may give another; waits until all hosts are here."""
+    if hosts(strategy) == 1:
+        return value * strategy.num_replicas_in_sync
+    return int(strategy.reduce("sum", strategy.run(tf.function(lambda: tf.constant(value))), axis=None))
+
+
+def check_step(strategy: tf.distribute.Strategy, step: int) -> None:
+    """Raises ValueError where the hosts go on at different steps: each has a folder of its own."""
+    if total(strategy, step) != step * strategy.num_replicas_in_sync:
+        raise ValueError(f"This host goes on at step {step}, others elsewhere. `model_dir` must be one folder for all.")

@@ -6,7 +6,7 @@ import threading
 
 import tensorflow as tf
 
-from keras_efficientnet.training.devices import hosts
+from keras_efficientnet.training.devices import hosts, total
 
 LOST = (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError, tf.errors.DeadlineExceededError)
 
@@ -27,16 +27,10 @@ def watch(strategy: tf.distribute.Strategy):
     asked = threading.Event()
     in_main_thread = threading.current_thread() is threading.main_thread()  # only that one may set handlers
     before = signal.signal(signal.SIGTERM, lambda *_: asked.set()) if in_main_thread else None
-    alone = hosts(strategy) == 1
-
-    @tf.function
-    def count(own):
-        return strategy.reduce("sum", strategy.run(lambda: own), axis=None)
-
     try:
-        yield lambda: asked.is_set() if alone else bool(count(tf.constant(int(asked.is_set()))))
+        yield lambda: total(strategy, int(asked.is_set())) > 0
     except LOST as error:
-        if alone:
+        if hosts(strategy) == 1:
             raise
         raise Preempted(f"Another host is gone: {error.message.splitlines()[0][:200]}") from error
     finally:

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import json
 import re
 import shutil
@@ -70,9 +71,7 @@ class Run:
         self.optimizer = self._make_optimizer()
         self.seconds = tf.Variable(0.0, dtype=tf.float64, trainable=False)
         first = tf.VariableAggregation.ONLY_FIRST_REPLICA
-        self.taken = tf.Variable(
-            0, dtype=tf.int64, trainable=False, aggregation=first
-        )  # batches, also overflowing ones
+        self.taken = tf.Variable(0, dtype=tf.int64, trainable=False, aggregation=first)  # also steps that overflow
         self._fork_seeds()
         self._checkpoint = self._make_checkpoint()
         self._manager: Any = None  # where it is saved: `restore` knows the folder
@@ -149,8 +148,11 @@ class Run:
 
     def agree(self) -> None:
         """Gives all replicas the mean of their batch norms' statistics, where each has its own."""
-        if self.config.batch_norm_sync == "all" or self.strategy.num_replicas_in_sync == 1:
-            return
+        if self.config.batch_norm_sync != "all" and self.strategy.num_replicas_in_sync > 1:
+            self.strategy.run(self._average_statistics)
+
+    @functools.cached_property
+    def _average_statistics(self):
         statistics = [v.value for model in (self.model, self.average) for v in model.non_trainable_variables]
         statistics = [v for v in statistics if v.dtype == tf.float32]
 
@@ -162,7 +164,7 @@ class Run:
             for variable, part in zip(statistics, parts, strict=True):
                 variable.assign(tf.reshape(part, variable.shape))
 
-        self.strategy.run(average)
+        return average
 
     def take(self, path: str) -> None:
         """Takes a checkpoint, in `checkpoints/` or `archive/` of a run, to evaluate it.
