@@ -4,6 +4,10 @@ Each is one record, the second of three, or a file; sound pictures of unusual ki
 """
 
 import io
+import re
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,8 +16,10 @@ from conftest import TINY
 from pictures import jpeg, record, smooth, write_records
 from PIL import Image
 
+from keras_efficientnet import training
 from keras_efficientnet.config import make_config
-from keras_efficientnet.datasets import damage, make_datasets
+from keras_efficientnet.datasets import damage, make_datasets, records
+from keras_efficientnet.datasets.pipeline import _in_order
 
 GOOD = [record(jpeg(seed=seed), 1 + seed) for seed in range(3)]
 LENGTHS = [len(value) + 16 for value in GOOD]
@@ -47,6 +53,7 @@ RECORDS = {
     "no label": (record(DATA, None), "record 1 .* is no tf.train.Example with image/encoded and image/class/label"),
     "no bytes": (record(None, 2), "record 1 .* is no tf.train.Example"),
     "no Example": (b"this is text, and no Example", "record 1 .* is no tf.train.Example"),
+    "no text": (b"\xff\xfe\x80", "record 1 .* is no tf.train.Example"),  # TensorFlow cannot print its own error
 }
 FILES = {
     "cut off": (cut_off, "record 1 .* cannot be read: the file is cut off or has a wrong checksum"),
@@ -57,6 +64,7 @@ FILES = {
 
 def write_broken(folder, kind):
     """A good file and one with the damage. Returns what must be said of it."""
+    folder.mkdir(exist_ok=True)
     write_records(folder / "validation-00000-of-00002", GOOD)
     path = folder / "validation-00001-of-00002"
     write_records(path, [GOOD[0], RECORDS[kind][0], GOOD[2]] if kind in RECORDS else GOOD)
@@ -73,31 +81,104 @@ def options(folder, **given):
 def test_reading_stops_and_names_the_record(tmp_path, kind):
     message = write_broken(tmp_path, kind)
     data = make_datasets(options(tmp_path), SMALL)
-    with pytest.raises(tf.errors.InvalidArgumentError, match=message):
+    with pytest.raises(ValueError, match=message), damage.in_words(data.explain_valid):
         list(data.valid)
 
 
-def test_training_stops_and_names_the_record_too(tmp_path):
-    message = write_broken(tmp_path, "half a JPEG").replace("validation", "train")
-    for path in tmp_path.iterdir():
-        path.rename(tmp_path / path.name.replace("validation", "train"))
-    data = make_datasets(make_config(data_dir=str(tmp_path), num_label_classes=5, mode="train"), SMALL)
-    with pytest.raises(tf.errors.InvalidArgumentError, match=message):
-        list(data.train(0).take(20))
+def write_broken_train(folder, kind):
+    message = write_broken(folder, kind).replace("validation", "train")
+    for path in folder.iterdir():
+        path.rename(folder / path.name.replace("validation", "train"))
+    return message, {"data_dir": str(folder), "num_label_classes": 5, "mode": "train", "num_train_images": 6}
+
+
+@pytest.mark.parametrize("kind", [*RECORDS, *FILES])
+@pytest.mark.parametrize("start", [0, 33])
+def test_training_stops_and_names_the_record_too(tmp_path, kind, start):
+    message, given = write_broken_train(tmp_path, kind)
+    data = make_datasets(make_config(**given), SMALL)
+    with pytest.raises(ValueError, match=message), damage.in_words(lambda: data.explain_train(start)):
+        list(data.train(start).take(12))
+
+
+@pytest.mark.parametrize("kind", ["half a JPEG", "bit flipped"])
+def test_run_on_two_replicas_says_which_record_stops_it(tmp_path, kind):
+    """TensorFlow's own errors are of a picture and of a file."""
+    message, given = write_broken_train(tmp_path / "data", kind)
+    network = {"width_coefficient": 0.25, "depth_coefficient": 0.4, "input_image_size": 32}
+    steps = {"train_batch_size": 2, "train_steps": 9, "num_replicas": 2}
+    with pytest.raises(ValueError, match=message):
+        training.run(make_config(**given, **network, **steps, model_dir=str(tmp_path / "run")))
+
+
+def test_main_names_the_record_in_one_line(tmp_path):
+    message, given = write_broken_train(tmp_path / "data", "no text")
+    given |= {"width_coefficient": 0.25, "depth_coefficient": 0.4, "input_image_size": 32, "train_batch_size": 2}
+    flags = [f"--{name}={value}" for name, value in given.items()]
+    main = Path(__file__).parent.parent / "main.py"
+    command = [sys.executable, str(main), f"--model_dir={tmp_path}/run", "--train_steps=9", *flags]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 1
+    assert re.fullmatch(f"main.py: .*{message}.*", done.stderr.splitlines()[-1])
+
+
+def test_damaged_file_is_found_where_the_shuffle_has_read_ahead(tmp_path):
+    """Of 20 records the last is cut off: the buffer, which holds them all, is never filled, and the first fails."""
+    write_records(tmp_path / "train-00000-of-00001", [record(jpeg(seed=seed), 1) for seed in range(20)])
+    path = tmp_path / "train-00000-of-00001"
+    path.write_bytes(path.read_bytes()[:-9])
+    given = {"data_dir": str(tmp_path), "num_label_classes": 5, "mode": "train", "train_batch_size": 1}
+    data = make_datasets(make_config(**given, num_train_images=20), SMALL)
+    with pytest.raises(tf.errors.DataLossError):
+        next(iter(data.train(0)))
+    assert re.search("00000-of-00001, record 19 .* is cut off", data.explain_train(0))
+    assert re.search("00000-of-00001, record 19 .* is cut off", data.explain_train(7))
+
+
+def test_sound_data_have_nothing_to_explain(tmp_path):
+    _, given = write_broken_train(tmp_path, "half a JPEG")
+    (tmp_path / "train-00001-of-00002").unlink()
+    data = make_datasets(make_config(**given | {"num_train_images": 3}), SMALL)
+    assert data.explain_train(0) is None
+    with pytest.raises(tf.errors.UnknownError, match="of something else"):  # goes on as it is
+        with damage.in_words(lambda: data.explain_train(0)):
+            raise tf.errors.UnknownError(None, None, "of something else")
+
+
+@pytest.mark.parametrize(("start", "last"), [(0, 5), (3, 11)])
+def test_noise_is_searched_until_every_record_was_seen(tmp_path, start, last):
+    """In the first epoch, of which the process may see a part, and the next; its search costs a tenth of the time."""
+    _, given = write_broken_train(tmp_path, "noise after the header")
+    data = make_datasets(make_config(**given), SMALL)
+    examples = iter(data.train(start))
+    with pytest.raises(tf.errors.InvalidArgumentError):
+        for _ in range(start, last + 1):
+            next(examples)
+
+
+def test_noise_is_not_searched_again(tmp_path):
+    """Of epochs of six records: what is left of the first and the second are searched, the third is not."""
+    _, given = write_broken_train(tmp_path, "noise after the header")
+    config = make_config(**given)
+    source = records.open_records(records.find_files(str(tmp_path), "train"), 5, 6)
+    items = source.items(None).take(6)
+    assert len(list(items.map(lambda item: damage.read(source, 5, item, search=False)))) == 6
+    flags = [bool(new) for _, new, _, _ in _in_order(source.items, 6, config, 3).take(15)]
+    assert flags == [True] * 9 + [False] * 6
 
 
 def test_broken_records_are_left_out_and_counted_if_so_wanted(tmp_path):
-    """All of the damages at once, in a file each: of these 9 files 2 good records are left, of the others 1, 1, 0."""
+    """All of the damages at once, in a file each: of these 10 files 2 good records are left, of the others 1, 1, 0."""
     expected, good = [], 0
     for number, kind in enumerate([*RECORDS, *FILES]):
         (tmp_path / kind).mkdir()
         expected.append(write_broken(tmp_path / kind, kind))
-        expected[-1] = expected[-1].replace("00001-of-00002", f"{number:05d}-of-00012")
+        expected[-1] = expected[-1].replace("00001-of-00002", f"{number:05d}-of-00013")
         good += 2 if kind in RECORDS else kind != "empty file"
-        (tmp_path / kind / "validation-00001-of-00002").rename(tmp_path / f"validation-{number:05d}-of-00012")
+        (tmp_path / kind / "validation-00001-of-00002").rename(tmp_path / f"validation-{number:05d}-of-00013")
     config = make_config(data_dir=str(tmp_path), num_label_classes=5, mode="eval", skip_broken_records=True)
     data = make_datasets(config, SMALL)
-    assert data.valid_images == good == 20 == len(list(data.valid))
+    assert data.valid_images == good == 22 == len(list(data.valid))
     assert len(data.broken) == len(expected)
     for problem, message in zip(data.broken, expected, strict=True):
         assert tf.strings.regex_full_match(problem, f".*{message}.*")

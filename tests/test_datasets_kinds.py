@@ -8,6 +8,7 @@ from pictures import jpeg, record, smooth, write_folder, write_records
 
 from keras_efficientnet.config import make_config
 from keras_efficientnet.datasets import catalog, folders, make_datasets, transfer
+from keras_efficientnet.datasets.damage import in_words
 
 SMALL = TINY._replace(resolution=40)
 
@@ -64,8 +65,10 @@ def test_broken_picture_in_a_folder_is_named(tmp_path):
     write_folder(tmp_path / "train", ["one", "two"], 2)
     write_folder(tmp_path / "validation", ["one", "two"], 2)
     (tmp_path / "validation/two/000.jpg").write_bytes(jpeg()[:500])
-    with pytest.raises(tf.errors.InvalidArgumentError, match="validation/two/000.jpg holds no picture that can be dec"):
-        evaluate(tmp_path, dataset="folder")
+    data = make_datasets(make_config(data_dir=str(tmp_path), dataset="folder", mode="eval"), SMALL)
+    with pytest.raises(ValueError, match="validation/two/000.jpg holds no picture that can be dec"):
+        with in_words(data.explain_valid):
+            list(data.valid)
 
 
 @pytest.mark.parametrize(
@@ -196,8 +199,10 @@ def test_damaged_file_of_tensorflow_datasets_is_noticed(tmp_path):
     make_tfds(tmp_path, {"train": (0, 8), "test": (8, 4)})
     path = next(tmp_path.glob("tiny/1.0.0/tiny-test.tfrecord*"))
     path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(tf.errors.InvalidArgumentError, match="tiny/1.0.0, split test, has fewer examples than it says"):
-        evaluate(tmp_path, dataset="tiny")
+    data = make_datasets(make_config(data_dir=str(tmp_path), dataset="tiny", mode="eval"), SMALL)
+    with pytest.raises(ValueError, match="tiny/1.0.0, split test, has fewer examples than it says"):
+        with in_words(data.explain_valid):
+            list(data.valid)
 
 
 def test_unknown_name_is_explained(tmp_path):

@@ -11,7 +11,13 @@ import tensorflow as tf
 from keras_efficientnet.architectures import Variant
 from keras_efficientnet.datasets import catalog, folders, records
 from keras_efficientnet.datasets.damage import check_first, without
-from keras_efficientnet.datasets.pipeline import encoded_examples, train_examples, valid_examples
+from keras_efficientnet.datasets.pipeline import (
+    encoded_examples,
+    explain_train,
+    explain_valid,
+    train_examples,
+    valid_examples,
+)
 from keras_efficientnet.datasets.service import serve
 from keras_efficientnet.datasets.sources import Source, cached
 from keras_efficientnet.datasets.transfer import TRANSFER, check_transfer
@@ -31,6 +37,8 @@ class Data(NamedTuple):
     valid_shard: Callable[[int, int], tf.data.Dataset] | None = None  # (shard_index, shard_count) -> a worker's share
     broken: tuple[str, ...] = ()  # examples that `skip_broken_records` left out, and why
     pictures: Callable[[], tf.data.Dataset] | None = None  # (encoded picture, label) as the first epoch takes them
+    explain_train: Callable[[int], str | None] = lambda start: None  # after an error: the broken example, in words
+    explain_valid: Callable[[], str | None] = lambda: None  # None: none is broken
 
 
 class _Splits(NamedTuple):
@@ -79,6 +87,8 @@ def make_datasets(config, variant: Variant) -> Data:
         valid_shard=valid_shard if valid else None,
         broken=broken,
         pictures=(lambda: encoded_examples(train, config)) if train else None,
+        explain_train=lambda start: explain_train(train, train_images, config, start),
+        explain_valid=lambda: explain_valid(valid, valid_images, config),
     )
 
 

@@ -81,11 +81,15 @@ def open_split(builder, split: str) -> Source:
     )
     triples = examples.map(lambda example: (example["tfds_id"], example[picture], example[label])).ignore_errors()
     numbered = _count(triples, images, f"{builder.info.full_name}, split {split},")
+
+    def items(seed):
+        return numbered if seed is None else shuffle(numbered, SHUFFLE_BUFFER, seed)
+
     return Source(
         images,
-        lambda seed: numbered if seed is None else shuffle(numbered, SHUFFLE_BUFFER, seed),
+        items,
         _load,
-        lambda place, data, label: place,
+        lambda seed: items(seed).map(lambda place, data, label: (place, place, data, label)),
         fault=lambda *item: "has fewer examples than it says: a file in its folder is damaged",
     )
 

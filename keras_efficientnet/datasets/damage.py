@@ -5,6 +5,7 @@ that are read, where its label is none of the classes, or where its picture cann
 of noise in a JPEG and returns garbage: `is_corrupt` looks for it.
 """
 
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +13,15 @@ import tensorflow as tf
 
 from keras_efficientnet.datasets.sources import Source
 
+ERRORS = (  # that broken data raise in a pipeline
+    tf.errors.InvalidArgumentError,
+    tf.errors.DataLossError,
+    tf.errors.OutOfRangeError,
+    tf.errors.UnknownError,
+    tf.errors.NotFoundError,
+    tf.errors.PermissionDeniedError,
+    UnicodeDecodeError,  # of TensorFlow, where its message holds the bytes of a record
+)
 MARKERS_IN_DATA = (0x00, *range(0xD0, 0xD8))  # after 0xFF: a stuffed byte, restarts; ITU-T T.81, B.1.1.2 and B.1.1.5
 START_OF_SCAN, END_OF_IMAGE = 0xDA, 0xD9
 
@@ -32,16 +42,47 @@ def is_corrupt(data):
     return tf.io.is_jpeg(data) & (start > 0) & tf.reduce_any((place > start) & (place < end) & ~allowed)
 
 
-def read(source: Source, classes: int, item):
-    """(bytes of the picture, int32 label from 0) of an item. An error of TensorFlow, which has no words, if broken."""
-    data, label = source.load(*item)
-    sound = (label >= 0) & (label < classes) & ~is_corrupt(data)
+def read(source: Source, classes: int, item, search=True):
+    """(bytes of the picture, int32 label from 0) of an item. An error of TensorFlow, which names nothing, if broken.
+
+    Args:
+        source: where the item is from.
+        classes: how many.
+        item: of `source.items`.
+        search: whether to search a JPEG for noise, a bool or a tensor of one; that takes a tenth of the time.
+    """
+    data, label = source.load(*tf.nest.flatten(item))
+    corrupt = tf.cond(tf.convert_to_tensor(search), lambda: is_corrupt(data), lambda: False)
+    sound = (label >= 0) & (label < classes) & ~corrupt
     with tf.control_dependencies([tf.debugging.Assert(sound, [label])]):
         return tf.identity(data), tf.cast(label, tf.int32)
 
 
-def explain(source: Source, classes: int, item):
-    """What is wrong with an item, with its name; "" where nothing is."""
+@contextlib.contextmanager
+def in_words(problem: Callable[[], str | None]):
+    """Errors of TensorFlow within become the words that `problem` gives, where it gives any.
+
+    Raises:
+        ValueError: with these words.
+    """
+    try:
+        yield
+    except ERRORS as error:
+        words = problem()
+        if words is None:
+            raise
+        raise ValueError(words) from error
+
+
+def first_problem(source: Source, classes: int, named: tf.data.Dataset) -> str | None:
+    """What is wrong with the first broken one of some items of `source.named`; None where nothing is."""
+    words = named.map(lambda *item: explain(source, classes, *item), num_parallel_calls=tf.data.AUTOTUNE)
+    found = words.filter(lambda problem: problem != "").take(1)
+    return next((problem.decode() for problem in found.as_numpy_iterator()), None)
+
+
+def explain(source: Source, classes: int, name, *item):
+    """What is wrong with a named item, with its name; "" where nothing is."""
     data, label, loaded = _attempt(
         lambda: (*source.load(*item), True), otherwise=(b"", tf.constant(0, tf.int64), False)
     )
@@ -59,7 +100,7 @@ def explain(source: Source, classes: int, item):
     problem = tf.constant("")
     for sound, words in reversed(cases):
         problem = tf.where(sound, problem, words)
-    return tf.where(problem == "", "", tf.strings.join([source.name(*item), " ", problem]))
+    return tf.where(problem == "", "", tf.strings.join([name, " ", problem]))
 
 
 def _decodes(data):
@@ -78,15 +119,14 @@ def _attempt(function: Callable[[], Any], otherwise):
 
 def check_first(source: Source, classes: int) -> None:
     """Reads one example: data of a wrong kind stop a run at its start. Raises ValueError if it is broken."""
-    for item in source.items(None).take(1):
-        problem = explain(source, classes, item).numpy().decode()
-        if problem:
-            raise ValueError(problem + ". Check `dataset` and `num_label_classes`, or say `skip_broken_records`.")
+    problem = first_problem(source, classes, source.named(None).take(1))
+    if problem:
+        raise ValueError(problem + ". Check `dataset` and `num_label_classes`, or say `skip_broken_records`.")
 
 
 def find_broken(source: Source, classes: int) -> tuple[int, list[str]]:
     """Reads a split once: the number of good examples, and what is wrong with each of the others."""
-    words = source.items(None).map(lambda *item: explain(source, classes, item), num_parallel_calls=tf.data.AUTOTUNE)
+    words = source.named(None).map(lambda *item: explain(source, classes, *item), num_parallel_calls=tf.data.AUTOTUNE)
     good, broken = 0, []
     for problem in words.as_numpy_iterator():
         good += problem == b""
@@ -108,58 +148,13 @@ def without(source: Source, classes: int) -> tuple[Source, list[str]]:
         return source._replace(images=good), []
     problems = tf.constant(broken)
 
-    def is_good(*item):
-        prefix = tf.strings.join([source.name(*item), " "])
+    def is_good(name, *item):
+        prefix = name + " "
         return tf.reduce_all(tf.strings.substr(problems, 0, tf.strings.length(prefix)) != prefix)
 
-    return source._replace(images=good, items=lambda seed: source.items(seed).filter(is_good)), broken
+    def named(seed):
+        return source.named(seed).filter(is_good)
 
-
-def map_or_stop(items: tf.data.Dataset, function, describe, *, endless: bool = False) -> tf.data.Dataset:
-    """`items.map(function)` in order; an item that fails stops the reading with what `describe` says of it.
-
-    TensorFlow's own error does not say which item failed. So the errors are let go, each item carries the one before,
-    and where one is missing in the results, that one is described. An item more marks the end, if there is one.
-
-    Args:
-        items: tuples of scalars.
-        function: item -> tensors of static shape.
-        describe: item -> string scalar.
-        endless: whether `items` never end; it then costs less.
-    """
-    if endless:
-        return _checked(items, function, describe)
-    blank = _zeros(items.map(function).element_spec)
-
-    def function_or_end(item, ends):
-        return tf.cond(ends, lambda: blank, lambda: function(*item)), ends
-
-    end = tf.data.Dataset.from_tensors((_zeros(items.element_spec), True))
-    marked = items.map(lambda *item: (item, False)).concatenate(end)
-    checked = _checked(marked, function_or_end, lambda item, ends: describe(*item))
-    return checked.filter(lambda _, ends: ~ends).map(lambda result, _: result)
-
-
-def _checked(items, function, describe):
-    zero = tf.constant(0, tf.int64)
-
-    def pair(state, item):
-        number, previous = state
-        return (number + 1, item), (number, previous, item)
-
-    def run(number, previous, item):
-        return number, previous, function(*item)
-
-    def check(expected, element):
-        number, previous, result = element
-        words = tf.cond(number == expected, lambda: "", lambda: describe(*previous))
-        with tf.control_dependencies([tf.debugging.Assert(number == expected, [words])]):
-            return number + 1, tf.nest.map_structure(tf.identity, result)
-
-    pairs = items.scan((zero, _zeros(items.element_spec)), pair)
-    results = pairs.map(run, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True).ignore_errors()
-    return results.scan(zero, check)
-
-
-def _zeros(spec):
-    return tf.nest.map_structure(lambda part: tf.zeros(part.shape, part.dtype), spec)
+    return source._replace(
+        images=good, items=lambda seed: named(seed).map(lambda name, *item: item), named=named
+    ), broken

@@ -103,4 +103,7 @@ def open_pictures(pictures: Pictures) -> Source:
         paths, labels = tf.constant(pictures.paths), tf.constant(pictures.labels, tf.int64)
         return tf.data.Dataset.from_tensor_slices((tf.gather(paths, order), tf.gather(labels, order)))
 
-    return Source(images, items, lambda path, label: (tf.io.read_file(path), label), lambda path, label: path)
+    def named(seed):
+        return items(seed).map(lambda path, label: (path, path, label))
+
+    return Source(images, items, lambda path, label: (tf.io.read_file(path), label), named)

@@ -1,7 +1,8 @@
 """A source -> the images of a run, in an order that the seed and the number of the example alone decide.
 
 Epoch and index of an example give its order and its pixels; not the threads, the workers or where a run stopped. What
-was seen before is skipped, and what other workers take is dropped, before anything is decoded.
+was seen before is skipped, and what other workers take is dropped, before anything is decoded. A broken example raises
+an error of TensorFlow, which does not name it: names are looked for afterwards.
 """
 
 from collections.abc import Callable
@@ -10,9 +11,12 @@ import tensorflow as tf
 
 from keras_efficientnet.architectures import Variant
 from keras_efficientnet.augmentation import make_augmentation
-from keras_efficientnet.datasets.damage import explain, map_or_stop, read
+from keras_efficientnet.datasets.damage import first_problem, read
 from keras_efficientnet.datasets.sources import Source
 from keras_efficientnet.preprocessing import image_for_evaluation, image_for_training
+
+BATCHES_IN_FLIGHT = 12  # one of these has failed, as tf.while_loop runs up to ten steps at once
+RECORDS_IN_FLIGHT = 8 * 16_384  # in a shuffle buffer of an eighth, one record in 3000 stays longer
 
 
 def train_examples(
@@ -37,40 +41,61 @@ def train_examples(
             f"`train_batch_size` must be a multiple of the {shard_count} readers. Received: {config.train_batch_size}"
         )
     share = config.train_batch_size // shard_count
-    seed = tf.random.split(tf.constant([config.seed, 0]), 2)  # of the order; of the pixels
-
-    def epoch_items(epoch):
-        items = source.items(tf.random.fold_in(seed[0], epoch)).repeat()
-        return tf.data.Dataset.zip(tf.data.Dataset.from_tensors(epoch).repeat(), tf.data.Dataset.range(images), items)
 
     def is_ours(number, _):
         return number % config.train_batch_size // share == shard_index
 
-    def example(epoch, index, item):
-        pixels_seed = tf.random.fold_in(tf.random.fold_in(seed[1], epoch), index)
-        data, label = read(source, config.num_label_classes, item)
-        return augmented(data, pixels_seed, config, variant), label
+    def example(epoch_seed, is_new, index, item):
+        data, label = read(source, config.num_label_classes, item, search=is_new)
+        return augmented(data, tf.random.fold_in(epoch_seed, index), config, variant), label
 
-    epochs = tf.data.Dataset.range(start // images, tf.int64.max)
-    items = epochs.flat_map(epoch_items).skip(start % images)
+    items = _in_order(source.items, images, config, start)
     if shard_count > 1:
         items = items.enumerate().filter(is_ours).map(lambda number, item: item)
+    return items.map(example, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
 
-    def describe(epoch, index, item):
-        return explain(source, config.num_label_classes, item)
 
-    return map_or_stop(items, example, describe, endless=True)
+def _split_seed(config):
+    """The seeds of the order and of the pixels."""
+    return tf.unstack(tf.random.split(tf.constant([config.seed, 0]), 2))
+
+
+def _in_order(items, images, config, start):
+    """Endless (seed of the pixels of the epoch, whether its records are new to this process, index, item)."""
+    order_seed, pixels_seed = _split_seed(config)
+
+    def epoch_items(epoch):
+        of_epoch = (tf.random.fold_in(pixels_seed, epoch), (epoch - 1) * images < start)
+        return tf.data.Dataset.zip(
+            *(tf.data.Dataset.from_tensors(value).repeat() for value in of_epoch),
+            tf.data.Dataset.range(images),
+            items(tf.random.fold_in(order_seed, epoch)).repeat(),
+        )
+
+    return tf.data.Dataset.range(start // images, tf.int64.max).flat_map(epoch_items).skip(start % images)
+
+
+def explain_train(source: Source, images: int, config, start: int) -> str | None:
+    """What is wrong with the first broken example from `start` on, the next that training would take; None if nothing.
+
+    Every record is looked at where training can have come to; then only damaged files are looked for, in what a shuffle
+    can have read ahead, of the next epoch too.
+    """
+    classes, order_seed = config.num_label_classes, _split_seed(config)[0]
+    named = _in_order(source.named, images, config, start).map(lambda seed, is_new, index, item: item)
+    decoded = min(BATCHES_IN_FLIGHT * config.train_batch_size, 2 * images)
+    near = first_problem(source, classes, named.take(decoded))
+    epochs = tf.data.Dataset.range(start // images, start // images + 2)
+    whole = epochs.flat_map(lambda epoch: source.named(tf.random.fold_in(order_seed, epoch)))
+    ahead = whole.skip(start % images).take(RECORDS_IN_FLIGHT)
+    return near or first_problem(source, classes, ahead.filter(lambda name, *item: source.is_damage(*item)))
 
 
 def encoded_examples(source: Source, config) -> tf.data.Dataset:
     """(bytes of a picture, label), each once, in the order in which the first epoch of training takes them."""
-    order_seed, classes = tf.random.split(tf.constant([config.seed, 0]), 2)[0], config.num_label_classes
-
-    def load(*item):
-        return read(source, classes, item)
-
+    order_seed = _split_seed(config)[0]
     first_epoch = tf.data.Dataset.range(1).flat_map(lambda epoch: source.items(tf.random.fold_in(order_seed, epoch)))
-    return map_or_stop(first_epoch, load, lambda *item: explain(source, classes, item))
+    return first_epoch.map(lambda *item: read(source, config.num_label_classes, item))
 
 
 def augmented(data, seed, config, variant: Variant):
@@ -105,7 +130,12 @@ def valid_examples(
         return pixels(data), label
 
     items = source.items(None).take(images).shard(shard_count, shard_index)
-    return map_or_stop(items, example, lambda *item: explain(source, config.num_label_classes, item))
+    return items.map(example, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+
+
+def explain_valid(source: Source, images: int, config) -> str | None:
+    """What is wrong with the first broken example of an evaluation; None if nothing."""
+    return first_problem(source, config.num_label_classes, source.named(None).take(images))
 
 
 def make_reader(config, variant: Variant) -> Callable[[tf.Tensor], tf.Tensor]:

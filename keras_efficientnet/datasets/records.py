@@ -3,6 +3,7 @@
 Source: github.com/tensorflow/tpu, models/official/efficientnet/imagenet_input.py; tools/datasets/imagenet_to_gcs.py.
 """
 
+import functools
 import os
 import struct
 from collections.abc import Sequence
@@ -111,38 +112,34 @@ def open_records(files: Sequence[str], classes: int, images: int) -> Source:
         sizes = list(threads.map(lambda path: tf.io.gfile.stat(path).length, files))
     first_label = 0 if classes == WITH_BACKGROUND else FIRST_LABEL
 
-    def items(seed):
+    def items(read, seed):
         pairs = tf.data.Dataset.from_tensor_slices((list(files), tf.constant(sizes, tf.int64)))
         if seed is None:
-            return pairs.flat_map(_file_items)
+            return pairs.flat_map(read)
         order = tf.random.experimental.stateless_shuffle(tf.range(len(files)), seed)
         shuffled = tf.data.Dataset.from_tensor_slices(
             (tf.gather(tf.constant(files), order), tf.gather(tf.constant(sizes, tf.int64), order))
         )
         together = shuffled.interleave(
-            _file_items, cycle_length=FILES_AT_ONCE, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
+            read, cycle_length=FILES_AT_ONCE, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
         )
         return shuffle(together, SHUFFLE_BUFFER, seed)
 
     return Source(
         images,
-        items,
-        lambda path, number, record: parse(record, first_label),
-        name,
+        functools.partial(items, _records),
+        lambda record: parse(record, first_label),
+        functools.partial(items, _named_records),
         first_label,
+        lambda record: record == "",
         fault,
     )
 
 
-def fault(path, number, record):
+def fault(record):
     """What is wrong with a record that cannot be parsed, in words."""
     damaged = "cannot be read: the file is cut off or has a wrong checksum here, and what follows in it is lost"
     return tf.where(record == "", damaged, "is no tf.train.Example with image/encoded and image/class/label")
-
-
-def name(path, number, record):
-    """Where a record lies, in words."""
-    return tf.strings.join([path, ", record ", tf.strings.as_string(number), " (counted from 0)"])
 
 
 def parse(record, first_label: int = FIRST_LABEL):
@@ -151,11 +148,16 @@ def parse(record, first_label: int = FIRST_LABEL):
     return features["image/encoded"], features["image/class/label"] - first_label
 
 
-def _file_items(path, size):
-    """(path, number, record) of each record, and an empty record where the file cannot be read on.
+def _records(path, size):
+    """The records of a file. An empty file, whose copying failed, has an empty record, which cannot be parsed."""
+    records = tf.data.TFRecordDataset(path, buffer_size=READ_BUFFER)
+    return records.concatenate(tf.data.Dataset.from_tensors("").take(tf.cast(size == 0, tf.int64)))
 
-    TensorFlow's error does not name the file; what was read without it must come to the file's size in bytes. An empty
-    file has such a record too: its copying failed.
+
+def _named_records(path, size):
+    """(name, record) of each record, and an empty record where the file cannot be read on.
+
+    TensorFlow's error does not name the file; what was read without it must come to the file's size in bytes.
     """
 
     def number_them(state, records):
@@ -165,7 +167,8 @@ def _file_items(path, size):
         damaged = (tf.size(records) == 0) & ((position != size) | (size == 0))
         records = tf.concat([records, tf.fill([tf.cast(damaged, tf.int32)], "")], axis=0)
         numbers = number + tf.range(tf.size(records, tf.int64))
-        return (number + tf.size(lengths, tf.int64), position), (tf.fill(tf.shape(records), path), numbers, records)
+        names = tf.strings.join([path, ", record ", tf.strings.as_string(numbers), " (counted from 0)"])
+        return (number + tf.size(lengths, tf.int64), position), (names, records)
 
     # some at a time, as a function call for each would cost more than the reading; none mark the end
     records = tf.data.TFRecordDataset(path, buffer_size=READ_BUFFER).ignore_errors().batch(RECORDS_AT_ONCE)

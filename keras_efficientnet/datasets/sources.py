@@ -7,13 +7,18 @@ import tensorflow as tf
 
 
 class Source(NamedTuple):
-    """A split. An item is a tuple of scalars, cheap to hold: pictures are decoded after the order is decided."""
+    """A split. An item is a scalar or a tuple of them, cheap to hold: pictures are decoded after the order is decided.
+
+    The hot path takes `items`, where a damaged file is an error of TensorFlow, which names nothing. `named` gives the
+    same in the same order with names, at a higher price, and an item that `load` fails on where a file is damaged.
+    """
 
     images: int
     items: Callable[[Any], tf.data.Dataset]  # seed of an epoch, int32 [2], or None for the order of the files -> items
     load: Callable[..., tuple[tf.Tensor, tf.Tensor]]  # item -> bytes of the picture; label, int64 from 0
-    name: Callable[..., tf.Tensor]  # item -> where it lies, in words
+    named: Callable[[Any], tf.data.Dataset]  # as `items` -> (where it lies, in words; the scalars of the item)
     first_label: int = 0  # the label of the first class in the files, for messages
+    is_damage: Callable[..., tf.Tensor | bool] = lambda *item: False  # whether a named item stands for a damaged file
     fault: Callable[..., tf.Tensor | str] = lambda *item: "cannot be read"  # item that `load` fails on -> what is wrong
 
 
@@ -27,5 +32,9 @@ def shuffle(items: tf.data.Dataset, buffer: int, seed) -> tf.data.Dataset:
 
 def cached(source: Source) -> Source:
     """The source with its items in memory after they were read once."""
-    kept = source.items(None).cache()
-    return source._replace(items=lambda seed: kept if seed is None else shuffle(kept, max(source.images, 1), seed))
+
+    def in_order_of_seed(items):
+        return lambda seed: items if seed is None else shuffle(items, max(source.images, 1), seed)
+
+    kept, named = source.items(None).cache(), source.named(None)
+    return source._replace(items=in_order_of_seed(kept), named=in_order_of_seed(named))

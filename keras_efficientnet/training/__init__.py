@@ -18,10 +18,11 @@ from keras_efficientnet import evaluation
 from keras_efficientnet.augmentation.mixing import make_mixing, mix_batches
 from keras_efficientnet.config import TrainConfig
 from keras_efficientnet.datasets import Data, make_datasets
+from keras_efficientnet.datasets.damage import in_words
 from keras_efficientnet.history import History, plot, write_json
 from keras_efficientnet.training import archive
 from keras_efficientnet.training.devices import check_step, is_chief, make_strategy, total
-from keras_efficientnet.training.evaluating import evaluate_checkpoints
+from keras_efficientnet.training.evaluating import evaluate_checkpoints, outcomes_of
 from keras_efficientnet.training.predicting import predict as predict  # noqa: PLC0414
 from keras_efficientnet.training.preemption import Preempted, watch
 from keras_efficientnet.training.previewing import preview as preview  # noqa: PLC0414
@@ -73,7 +74,7 @@ def finish(config: TrainConfig, training: Run, data: Data, history: History, eva
     best = archive.find_best(folder)
     if config.takes_best and best and best["step"] != training.step:
         training.take(archive.best_checkpoint(folder))
-        outcomes = evaluate(data.valid_shard, data.valid_images, config.eval_batch_size)
+        outcomes = outcomes_of(config, data, evaluate)
     results: dict[str, Any] = {"model": evaluation.score(outcomes)._asdict(), "best": best} | progress
     if config.skip_broken_records:
         results["broken_records"] = data.broken
@@ -107,7 +108,7 @@ def train(config: TrainConfig, strategy, training: Run, data: Data, history: His
 
     Raises:
         Preempted: the process was asked to end, or another host has; the last checkpoint goes on.
-        ValueError: the loss is not finite; the last checkpoint is of before.
+        ValueError: an example is broken, or the loss is not finite; the last checkpoint is of before.
     """
     take_steps = make_steps(strategy, training)
     batches = iter(_train_batches(config, strategy, int(training.taken.numpy()), data))
@@ -119,7 +120,8 @@ def train(config: TrainConfig, strategy, training: Run, data: Data, history: His
         while training.step < config.train_steps and not _stops_early(config, history):
             started = time.perf_counter()
             count = _steps_to_stop(config, training.step)
-            loss = float(take_steps(batches, tf.constant(count)))
+            with in_words(lambda: data.explain_train(int(training.taken.numpy()) * batch)):
+                loss = float(take_steps(batches, tf.constant(count)))
             seconds = time.perf_counter() - started
             training.seconds.assign_add(seconds)
             _report(training, history, bar, loss, count * batch / seconds)
@@ -181,7 +183,7 @@ def _pause(config, training, data, history, evaluate):
 def _evaluate(config, training, data, history, evaluate):
     """Before the checkpoint is written: a kill between them repeats the evaluation and loses none."""
     training.agree()
-    outcomes = evaluate(data.valid_shard, data.valid_images, config.eval_batch_size)
+    outcomes = outcomes_of(config, data, evaluate)
     history.write("validation", training.step, evaluation.score(outcomes)._asdict())
     return outcomes
 

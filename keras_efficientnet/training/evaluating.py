@@ -9,6 +9,7 @@ import tensorflow as tf
 from keras_efficientnet import evaluation
 from keras_efficientnet.config import TrainConfig
 from keras_efficientnet.datasets import Data
+from keras_efficientnet.datasets.damage import in_words
 from keras_efficientnet.history import History, plot, write_json
 from keras_efficientnet.training.archive import best_checkpoint, keep_best
 from keras_efficientnet.training.products import write_evaluation
@@ -35,7 +36,7 @@ def evaluate_checkpoints(config: TrainConfig, training: Run, data: Data, evaluat
             training.take(path)
         except tf.errors.NotFoundError:  # it was replaced by newer ones before it was read
             continue
-        outcomes = evaluate(data.valid_shard, data.valid_images, config.eval_batch_size)
+        outcomes = outcomes_of(config, data, evaluate)
         scores = evaluation.score(outcomes)._asdict()
         if config.eval_timeout is not None:
             history.write("validation", training.step, scores)
@@ -49,6 +50,12 @@ def evaluate_checkpoints(config: TrainConfig, training: Run, data: Data, evaluat
     if results is None:
         raise FileNotFoundError(f"There is no checkpoint in {folder} to evaluate. Train first, or check `model_dir`.")
     return results
+
+
+def outcomes_of(config: TrainConfig, data: Data, evaluate) -> evaluation.Outcomes:
+    """What becomes of the images that are evaluated. Raises ValueError with the name of the first broken one."""
+    with in_words(data.explain_valid):
+        return evaluate(data.valid_shard, data.valid_images, config.eval_batch_size)
 
 
 def find_checkpoints(config: TrainConfig) -> Iterable[str]:

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from keras_efficientnet.augmentation.mixing import make_mixing, targets_of
 from keras_efficientnet.config import TrainConfig
 from keras_efficientnet.datasets import Data, make_datasets
+from keras_efficientnet.datasets.damage import in_words
 from keras_efficientnet.datasets.pipeline import augmented, make_reader
 from keras_efficientnet.training.state import make_variant
 
@@ -55,7 +56,8 @@ def make_sheet(config: TrainConfig, data: Data) -> Sheet:
     if data.pictures is None:
         raise ValueError("There are no training data to preview. Give `dataset` or `data_dir`.")
     variant = make_variant(config)
-    encoded, labels = zip(*data.pictures().take(ROWS), strict=True)
+    with in_words(lambda: data.explain_train(0)):
+        encoded, labels = zip(*data.pictures().take(ROWS), strict=True)
     read, batch = make_reader(config, variant), tf.stack(labels)
     mix = make_mixing(config.mixup_alpha, config.cutmix_alpha, data.classes)
     pixels_seed = tf.random.split(tf.constant([config.seed, 0]), 2)[1]
