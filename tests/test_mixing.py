@@ -43,6 +43,16 @@ def test_mixup_of_targets_is_linear_by_hand(monkeypatch):
     np.testing.assert_allclose(images[:, 0, 0, 0], [25, 90], rtol=1e-6)
 
 
+@pytest.mark.parametrize("case", [0, 1])
+def test_mixup_is_the_official_one(monkeypatch, golden, case):
+    """imagenet_input.mixup of tensorflow/tpu, with the numbers that it drew."""
+    run = golden("training")["mixup"][case]
+    monkeypatch.setattr(mixing, "_beta", lambda *_: tf.constant(run["sampled_lambda"]))
+    images, targets = mixup(tf.constant(run["images"]), tf.constant(run["labels"]), SEEDS[0], alpha=0.2)
+    np.testing.assert_allclose(images, run["images_out"], rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(targets, run["labels_out"], rtol=1e-6)
+
+
 def test_cutmix_puts_one_box_and_its_share_of_pixels_is_the_targets():
     boxes = 0
     for seed in SEEDS:
