@@ -19,6 +19,7 @@ flags.DEFINE_integer("train_files", None, "Files to train on; at most 1252 pictu
 flags.DEFINE_integer("validation_files", None, "Files to evaluate on; at most 391 each by default.", lower_bound=1)
 flags.DEFINE_integer("seed", 0, "Of the order of the training pictures.")
 flags.DEFINE_integer("processes", None, "Files that are written at once; one a processor by default.", lower_bound=1)
+flags.DEFINE_boolean("keep_png", False, "Leave PNGs as they are; they become JPEGs by default, as the official ones.")
 
 
 def main(_) -> None:
@@ -32,6 +33,7 @@ def main(_) -> None:
             validation_files=FLAGS.validation_files,
             seed=FLAGS.seed,
             processes=FLAGS.processes,
+            keep_png=FLAGS.keep_png,
         )
     except KeyboardInterrupt:
         sys.exit("to_records.py: stopped. The same command goes on.")

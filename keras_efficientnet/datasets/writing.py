@@ -25,6 +25,7 @@ from keras_efficientnet.datasets.records import FIRST_LABEL
 
 PICTURES_PER_FILE = {"train": 1252, "validation": 391}  # at most; gives ImageNet its 1024 and 128 files
 QUALITY = 100  # of the JPEGs that replace other formats
+PNG = b"\x89PNG"  # what such a file begins with
 OPTIONS = "to_records.json"  # what the files of a folder were made with
 
 
@@ -43,6 +44,7 @@ def write_records(
     validation_files: int | None = None,
     seed: int = 0,
     processes: int | None = None,
+    keep_png: bool = False,
 ) -> dict[str, int]:
     """Writes the pictures of a folder as train-*, validation-* and labels.txt; what is there already is kept.
 
@@ -54,6 +56,7 @@ def write_records(
         seed: of the order of the training pictures; validation is in the order of classes and names.
         processes: that write at the same time, one a file; as many as there are processors by default. The bytes do
             not depend on it.
+        keep_png: whether PNGs stay what they are, without loss; they become JPEGs by default, as the official ones.
 
     Returns:
         The pictures of each split.
@@ -67,11 +70,12 @@ def write_records(
     wanted = {"train": train_files, "validation": validation_files}
     files = [file for split in splits for file in _plan(split, splits[split], output, wanted[split], seed)]
     tf.io.gfile.makedirs(output)
-    _check_options(output, files, seed)
+    _check_options(output, files, {"seed": seed, "keep_png": keep_png})
     missing = [file for file in files if not tf.io.gfile.exists(file.path)]
     total = sum(len(file.pictures) for file in missing)
     with tqdm(total=total, unit="picture", unit_scale=True, desc="writing", disable=not missing) as bar:
-        for written in _each(missing, min(processes or os.cpu_count() or 1, max(len(missing), 1))):
+        write = functools.partial(write_file, keep_png=keep_png)
+        for written in _each(write, missing, min(processes or os.cpu_count() or 1, max(len(missing), 1))):
             bar.update(written)
     names = "".join(f"{name}\n" for name in splits["train"].names)
     _write_whole(os.path.join(output, "labels.txt"), names)
@@ -98,10 +102,11 @@ def _plan(split, pictures, output, wanted, seed) -> list[File]:
     ]
 
 
-def _check_options(output, files, seed):
+def _check_options(output, files, options):
     """Notes what the files are made of, before the first; raises ValueError where others were begun."""
     listed = json.dumps([(os.path.basename(file.path), file.pictures) for file in files])
-    text = json.dumps({"seed": seed, "pictures_sha256": hashlib.sha256(listed.encode()).hexdigest()}, indent=2) + "\n"
+    made_of = options | {"pictures_sha256": hashlib.sha256(listed.encode()).hexdigest()}
+    text = json.dumps(made_of, indent=2) + "\n"
     path = os.path.join(output, OPTIONS)
     there = _read(path)
     if there is None and tf.io.gfile.glob(os.path.join(output, "*-of-*")):
@@ -130,16 +135,16 @@ def _temporary(path):
     return os.path.join(os.path.dirname(path), f".{os.path.basename(path)}.part")
 
 
-def _each(files: Sequence[File], processes: int):
+def _each(write, files: Sequence[File], processes: int):
     """Writes the files and gives the pictures of each that is done."""
     if processes == 1:
-        yield from map(write_file, files)
+        yield from map(write, files)
         return
     # "spawn": a fork of a process with TensorFlow's threads may hang
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(processes, mp_context=context, initializer=_hide_accelerators)
     try:
-        yield from pool.map(write_file, files)
+        yield from pool.map(write, files)
     finally:
         pool.shutdown(cancel_futures=True)
 
@@ -148,17 +153,17 @@ def _hide_accelerators():
     tf.config.set_visible_devices([], "GPU")
 
 
-def write_file(file: File) -> int:
+def write_file(file: File, keep_png: bool = False) -> int:
     """Writes one file, whole or not at all, and returns the number of its records."""
     temporary = _temporary(file.path)
     with tf.io.TFRecordWriter(temporary) as writer:
         for path, label, name in file.pictures:
-            writer.write(to_record(path, label, name))
+            writer.write(to_record(path, label, name, keep_png))
     tf.io.gfile.rename(temporary, file.path, overwrite=True)
     return len(file.pictures)
 
 
-def to_record(path: str, label: int, name: str) -> bytes:
+def to_record(path: str, label: int, name: str, keep_png: bool = False) -> bytes:
     """One picture with its label, from 0, and the name of its class, as a tf.train.Example.
 
     Raises:
@@ -166,8 +171,9 @@ def to_record(path: str, label: int, name: str) -> bytes:
     """
     with tf.io.gfile.GFile(path, "rb") as file:
         data = file.read()
+    kept = keep_png and data.startswith(PNG)
     try:
-        data, height, width = _to_jpeg(data)
+        data, height, width = (data, *_decoder()(data)[0].shape[:2]) if kept else _to_jpeg(data)
     except tf.errors.InvalidArgumentError as error:
         raise ValueError(f"{path} holds no sound JPEG, PNG, WebP or BMP. Mend it or take it away.") from error
     features = {
@@ -177,7 +183,7 @@ def to_record(path: str, label: int, name: str) -> bytes:
         "image/width": width,
         "image/colorspace": "RGB",  # also of gray JPEGs, as in the official records
         "image/channels": 3,
-        "image/format": "JPEG",
+        "image/format": "PNG" if kept else "JPEG",
         "image/filename": os.path.basename(path),
         "image/encoded": data,
     }
