@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-import tensorflow as tf
 from conftest import TINY
 from pictures import jpeg, record, smooth, write_folder, write_records
 

@@ -45,7 +45,8 @@ def train_examples(
     def is_ours(number, _):
         return number % config.train_batch_size // share == shard_index
 
-    def example(epoch_seed, is_new, index, item):
+    def example(of_epoch, index, item):
+        epoch_seed, is_new = of_epoch
         data, label = read(source, config.num_label_classes, item, search=is_new)
         return augmented(data, tf.random.fold_in(epoch_seed, index), config, variant), label
 
@@ -61,13 +62,13 @@ def _split_seed(config):
 
 
 def _in_order(items, images, config, start):
-    """Endless (seed of the pixels of the epoch, whether its records are new to this process, index, item)."""
+    """Endless ((seed of the epoch's pixels, whether its records are new to this process), index, item)."""
     order_seed, pixels_seed = _split_seed(config)
 
     def epoch_items(epoch):
         of_epoch = (tf.random.fold_in(pixels_seed, epoch), (epoch - 1) * images < start)
         return tf.data.Dataset.zip(
-            *(tf.data.Dataset.from_tensors(value).repeat() for value in of_epoch),
+            tf.data.Dataset.from_tensors(of_epoch).repeat(),
             tf.data.Dataset.range(images),
             items(tf.random.fold_in(order_seed, epoch)).repeat(),
         )
@@ -82,7 +83,7 @@ def explain_train(source: Source, images: int, config, start: int) -> str | None
     can have read ahead, of the next epoch too.
     """
     classes, order_seed = config.num_label_classes, _split_seed(config)[0]
-    named = _in_order(source.named, images, config, start).map(lambda seed, is_new, index, item: item)
+    named = _in_order(source.named, images, config, start).map(lambda of_epoch, index, item: item)
     decoded = min(BATCHES_IN_FLIGHT * config.train_batch_size, 2 * images)
     near = first_problem(source, classes, named.take(decoded))
     epochs = tf.data.Dataset.range(start // images, start // images + 2)
