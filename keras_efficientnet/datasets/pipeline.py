@@ -15,6 +15,7 @@ from keras_efficientnet.datasets.damage import first_problem, read
 from keras_efficientnet.datasets.sources import Source
 from keras_efficientnet.preprocessing import image_for_evaluation, image_for_training
 
+PARALLEL_CALLS = 64  # as the official code has it; AUTOTUNE leaves processors idle where they are few or busy
 BATCHES_IN_FLIGHT = 12  # one of these has failed, as tf.while_loop runs up to ten steps at once
 RECORDS_IN_FLIGHT = 8 * 16_384  # in a shuffle buffer of an eighth, one record in 3000 stays longer
 
@@ -53,7 +54,7 @@ def train_examples(
     items = _in_order(source.items, images, config, start)
     if shard_count > 1:
         items = items.enumerate().filter(is_ours).map(lambda number, item: item)
-    return items.map(example, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    return items.map(example, num_parallel_calls=PARALLEL_CALLS, deterministic=True)
 
 
 def _split_seed(config):
@@ -131,7 +132,7 @@ def valid_examples(
         return pixels(data), label
 
     items = source.items(None).take(images).shard(shard_count, shard_index)
-    return items.map(example, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    return items.map(example, num_parallel_calls=PARALLEL_CALLS, deterministic=True)
 
 
 def explain_valid(source: Source, images: int, config) -> str | None:
