@@ -15,7 +15,7 @@ from keras_efficientnet.datasets.damage import first_problem, read
 from keras_efficientnet.datasets.sources import Source
 from keras_efficientnet.preprocessing import image_for_evaluation, image_for_training
 
-PARALLEL_CALLS = 64  # as the official code has it; AUTOTUNE leaves processors idle where they are few or busy
+PARALLEL_CALLS = 64  # as the official code has it
 BATCHES_IN_FLIGHT = 12  # one of these has failed, as tf.while_loop runs up to ten steps at once
 RECORDS_IN_FLIGHT = 8 * 16_384  # in a shuffle buffer of an eighth, one record in 3000 stays longer
 
