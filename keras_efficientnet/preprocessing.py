@@ -31,8 +31,8 @@ def image_for_evaluation(
     Returns:
         float32 [size, size, 3], from 0 to 255 but for the overshoot of the bicubic filter.
     """
-    window = _central_window(_shape(data), size, crop_fraction)
-    return _resize(_decode_and_crop(data, window), size, interpolation, half_pixel_centers)
+    image = _decode_window(data, tf.zeros(2, tf.int32), lambda shape, _: _central_window(shape, size, crop_fraction))
+    return _resize(image, size, interpolation, half_pixel_centers)
 
 
 def image_for_training(
@@ -61,12 +61,13 @@ def image_for_training(
     Returns:
         float32 [size, size, 3].
     """
+
+    def choose_window(shape, seed):
+        window = _central_window(shape, size, crop_fraction)
+        return _random_window(shape, seed, otherwise=window) if random_crop else window
+
     crop_seed, flip_seed = tf.unstack(tf.random.split(seed, 2))
-    shape = _shape(data)
-    window = _central_window(shape, size, crop_fraction)
-    if random_crop:
-        window = _random_window(shape, crop_seed, otherwise=window)
-    image = _resize(_decode_and_crop(data, window), size, interpolation, half_pixel_centers)
+    image = _resize(_decode_window(data, crop_seed, choose_window), size, interpolation, half_pixel_centers)
     return tf.image.stateless_random_flip_left_right(image, flip_seed) if random_flip else image
 
 
@@ -76,26 +77,30 @@ def _resize(image, size, interpolation, half_pixel_centers):
     return tf.reshape(resized, (size, size, 3))
 
 
-def _shape(data):
-    """(height, width) of the picture. JPEGs tell without being decoded."""
-    jpeg = tf.io.is_jpeg(data)
-    return tf.cond(jpeg, lambda: tf.image.extract_jpeg_shape(data)[:2], lambda: tf.shape(_decode(data))[:2])
+def _decode_window(data, seed, choose_window):
+    """uint8 [height, width, 3]: the window (top, left, height, width) that is chosen by (shape, seed).
 
+    A JPEG tells its shape without being decoded, and is decoded only in the window.
+    """
 
-def _decode(data):
-    return tf.io.decode_image(data, channels=3, expand_animations=False)
+    def of_jpeg(data, seed):
+        return tf.image.decode_and_crop_jpeg(
+            data, choose_window(tf.image.extract_jpeg_shape(data)[:2], seed), channels=3
+        )
 
+    def of_others(data, seed):
+        image = tf.io.decode_image(data, channels=3, expand_animations=False)
+        top, left, height, width = tf.unstack(choose_window(tf.shape(image)[:2], seed))
+        return image[top : top + height, left : left + width]
 
-def _decode_and_crop(data, window):
-    """uint8 [height, width, 3]; a JPEG is decoded only where the window (top, left, height, width) is."""
-    top, left, height, width = tf.unstack(window)
-    image = tf.cond(
-        tf.io.is_jpeg(data),
-        lambda: tf.image.decode_and_crop_jpeg(data, window, channels=3),
-        lambda: _decode(data)[top : top + height, left : left + width],
+    is_jpeg = tf.io.is_jpeg(data)
+    if tf.executing_eagerly():
+        return of_jpeg(data, seed) if is_jpeg else of_others(data, seed)
+    then, otherwise = (tf.function(branch).get_concrete_function(data, seed) for branch in (of_jpeg, of_others))
+    image = tf.raw_ops.StatelessIf(  # tf.cond in a pipeline visits the nodes of both branches
+        cond=is_jpeg, input=[data, seed], Tout=[tf.uint8], then_branch=then, else_branch=otherwise
     )
-    image.set_shape((None, None, 3))
-    return image
+    return tf.ensure_shape(image[0], (None, None, 3))
 
 
 def _central_window(shape, size, crop_fraction):

@@ -163,7 +163,7 @@ def test_noise_is_not_searched_again(tmp_path):
     source = records.open_records(records.find_files(str(tmp_path), "train"), 5, 6)
     items = source.items(None).take(6)
     assert len(list(items.map(lambda item: damage.read(source, 5, item, search=False)))) == 6
-    flags = [bool(new) for _, new, _, _ in _in_order(source.items, 6, config, 3).take(15)]
+    flags = [bool(new) for (_, new), _, _ in _in_order(source.items, 6, config, 3).take(15)]
     assert flags == [True] * 9 + [False] * 6
 
 

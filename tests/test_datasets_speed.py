@@ -17,7 +17,7 @@ from PIL import Image
 from keras_efficientnet.config import make_config
 from keras_efficientnet.datasets import make_datasets, records
 
-IMAGES, FILES, SIZE = 512, 8, 224
+IMAGES, FILES, SIZE, ROUNDS = 2048, 8, 224, 7
 pytestmark = pytest.mark.slow
 
 
@@ -95,30 +95,38 @@ def images_per_second(batches, steps):
     return 32 * steps / (time.perf_counter() - started)
 
 
-def cpu_milliseconds(batches, steps):
-    """Of all threads, for one image: other programs on the machine change it little."""
-    images_per_second(batches, 6)
+def measure(batches, warm, steps):
+    """(images a second, milliseconds of all processors for an image), after `warm` batches."""
+    images_per_second(batches, warm)
     started = time.process_time()
-    images_per_second(batches, steps)
-    return (time.process_time() - started) / (32 * steps) * 1e3
+    speed = images_per_second(batches, steps)
+    return speed, (time.process_time() - started) / (32 * steps) * 1e3
 
 
 @pytest.fixture(scope="module")
-def costs(folder):
-    """One after the other, as each works ahead while it is there; the medians of three turns."""
-    loaders = {"ours": lambda: iter(ours(folder)), "official": lambda: iter(official(folder))}
-    loaders["pillow"] = lambda: pillow_batches(folder)
-    rows = [{name: cpu_milliseconds(make(), 40) for name, make in loaders.items()} for _ in range(3)]
-    return {name: float(np.median([row[name] for row in rows])) for name in loaders}
+def ratios(folder):
+    """Of the images a second, ours to others: medians of rounds in turns, so that what else runs cancels out.
+
+    The first epoch, in which records are searched for noise, is over by then: it is one of 300. Each pipeline is new in
+    each round, as it works ahead while others are measured.
+    """
+    rows = []
+    for _ in range(ROUNDS):
+        rows.append({"ours": measure(iter(ours(folder)), 1 + IMAGES // 32, 60)})
+        rows[-1]["official"] = measure(iter(official(folder)), 1 + IMAGES // 32, 60)
+        rows[-1]["pillow"] = measure(pillow_batches(folder), 1, 5)
+    figures = {name: np.median([row[name] for row in rows], axis=0) for name in rows[0]}
+    print({name: f"{speed:.0f} images/s, {cost:.2f} ms of CPU an image" for name, (speed, cost) in figures.items()})
+    return {name: float(np.median([row["ours"][0] / row[name][0] for row in rows])) for name in rows[0]}
 
 
-def test_pipeline_costs_less_than_a_loader_of_pillow_and_numpy(costs):
-    assert costs["pillow"] >= 1.5 * costs["ours"], costs
+def test_pipeline_is_faster_than_a_loader_of_pillow_and_numpy(ratios):
+    assert ratios["pillow"] >= 1.5, ratios
 
 
-@pytest.mark.xfail(reason="1.6 ms an image against 1.1: seeds for each image, two tf.cond, the search for noise")
-def test_pipeline_costs_no_more_than_the_official_graph(costs):
-    assert costs["ours"] <= costs["official"], costs
+@pytest.mark.xfail(reason="0.6 of its images/s on 2 busy cores, with 1.05 of its CPU time: the cause is not found")
+def test_pipeline_is_as_fast_as_the_official_graph(ratios):
+    assert ratios["official"] >= 1.0, ratios
 
 
 def test_memory_stays_flat_over_20_000_images(folder):

@@ -54,7 +54,8 @@ def read(source: Source, classes: int, item, search=True):
     data, label = source.load(*tf.nest.flatten(item))
     corrupt = tf.cond(tf.convert_to_tensor(search), lambda: is_corrupt(data), lambda: False)
     sound = (label >= 0) & (label < classes) & ~corrupt
-    with tf.control_dependencies([tf.debugging.Assert(sound, [label])]):
+    # not tf.debugging.Assert, which makes a tf.cond of it
+    with tf.control_dependencies([tf.raw_ops.Assert(condition=sound, data=[label])]):
         return tf.identity(data), tf.cast(label, tf.int32)
 
 

@@ -15,6 +15,7 @@ from keras_efficientnet.datasets.damage import first_problem, read
 from keras_efficientnet.datasets.sources import Source
 from keras_efficientnet.preprocessing import image_for_evaluation, image_for_training
 
+PARALLEL_CALLS = 64  # as the official code has it
 BATCHES_IN_FLIGHT = 12  # one of these has failed, as tf.while_loop runs up to ten steps at once
 RECORDS_IN_FLIGHT = 8 * 16_384  # in a shuffle buffer of an eighth, one record in 3000 stays longer
 
@@ -45,14 +46,15 @@ def train_examples(
     def is_ours(number, _):
         return number % config.train_batch_size // share == shard_index
 
-    def example(epoch_seed, is_new, index, item):
+    def example(of_epoch, index, item):
+        epoch_seed, is_new = of_epoch
         data, label = read(source, config.num_label_classes, item, search=is_new)
         return augmented(data, tf.random.fold_in(epoch_seed, index), config, variant), label
 
     items = _in_order(source.items, images, config, start)
     if shard_count > 1:
         items = items.enumerate().filter(is_ours).map(lambda number, item: item)
-    return items.map(example, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    return items.map(example, num_parallel_calls=PARALLEL_CALLS, deterministic=True)
 
 
 def _split_seed(config):
@@ -61,13 +63,13 @@ def _split_seed(config):
 
 
 def _in_order(items, images, config, start):
-    """Endless (seed of the pixels of the epoch, whether its records are new to this process, index, item)."""
+    """Endless ((seed of the epoch's pixels, whether its records are new to this process), index, item)."""
     order_seed, pixels_seed = _split_seed(config)
 
     def epoch_items(epoch):
         of_epoch = (tf.random.fold_in(pixels_seed, epoch), (epoch - 1) * images < start)
         return tf.data.Dataset.zip(
-            *(tf.data.Dataset.from_tensors(value).repeat() for value in of_epoch),
+            tf.data.Dataset.from_tensors(of_epoch).repeat(),
             tf.data.Dataset.range(images),
             items(tf.random.fold_in(order_seed, epoch)).repeat(),
         )
@@ -82,7 +84,7 @@ def explain_train(source: Source, images: int, config, start: int) -> str | None
     can have read ahead, of the next epoch too.
     """
     classes, order_seed = config.num_label_classes, _split_seed(config)[0]
-    named = _in_order(source.named, images, config, start).map(lambda seed, is_new, index, item: item)
+    named = _in_order(source.named, images, config, start).map(lambda of_epoch, index, item: item)
     decoded = min(BATCHES_IN_FLIGHT * config.train_batch_size, 2 * images)
     near = first_problem(source, classes, named.take(decoded))
     epochs = tf.data.Dataset.range(start // images, start // images + 2)
@@ -130,7 +132,7 @@ def valid_examples(
         return pixels(data), label
 
     items = source.items(None).take(images).shard(shard_count, shard_index)
-    return items.map(example, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    return items.map(example, num_parallel_calls=PARALLEL_CALLS, deterministic=True)
 
 
 def explain_valid(source: Source, images: int, config) -> str | None:
