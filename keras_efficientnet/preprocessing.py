@@ -9,6 +9,7 @@ CROP_PADDING = 32  # pixels that evaluation's crop leaves out at the network's r
 CROP_AREA = (0.08, 1.0)  # of the image, in training; Szegedy et al. 2014, arxiv.org/abs/1409.4842
 CROP_RATIO = (3 / 4, 4 / 3)  # width to height
 CROP_ATTEMPTS = 10
+FLIP = (0x1B873593, 0)  # what its seed is apart from the crop's
 
 
 def image_for_evaluation(
@@ -66,9 +67,8 @@ def image_for_training(
         window = _central_window(shape, size, crop_fraction)
         return _random_window(shape, seed, otherwise=window) if random_crop else window
 
-    crop_seed, flip_seed = tf.unstack(tf.random.split(seed, 2))
-    image = _resize(_decode_window(data, crop_seed, choose_window), size, interpolation, half_pixel_centers)
-    return tf.image.stateless_random_flip_left_right(image, flip_seed) if random_flip else image
+    image = _resize(_decode_window(data, seed, choose_window), size, interpolation, half_pixel_centers)
+    return tf.image.stateless_random_flip_left_right(image, seed + FLIP) if random_flip else image
 
 
 def _resize(image, size, interpolation, half_pixel_centers):
@@ -93,14 +93,20 @@ def _decode_window(data, seed, choose_window):
         top, left, height, width = tf.unstack(choose_window(tf.shape(image)[:2], seed))
         return image[top : top + height, left : left + width]
 
-    is_jpeg = tf.io.is_jpeg(data)
+    image = choose(tf.io.is_jpeg(data), of_jpeg, of_others, data, seed)
+    return tf.ensure_shape(image, (None, None, 3))
+
+
+def choose(condition, then, otherwise, *inputs):
+    """One of two functions of `inputs`, each with one result. tf.cond, in a pipeline, visits the nodes of both."""
     if tf.executing_eagerly():
-        return of_jpeg(data, seed) if is_jpeg else of_others(data, seed)
-    then, otherwise = (tf.function(branch).get_concrete_function(data, seed) for branch in (of_jpeg, of_others))
-    image = tf.raw_ops.StatelessIf(  # tf.cond in a pipeline visits the nodes of both branches
-        cond=is_jpeg, input=[data, seed], Tout=[tf.uint8], then_branch=then, else_branch=otherwise
+        return then(*inputs) if condition else otherwise(*inputs)
+    branches = [tf.function(branch, autograph=False).get_concrete_function(*inputs) for branch in (then, otherwise)]
+    kind = branches[0].outputs[0].dtype
+    chosen = tf.raw_ops.StatelessIf(
+        cond=condition, input=list(inputs), Tout=[kind], then_branch=branches[0], else_branch=branches[1]
     )
-    return tf.ensure_shape(image[0], (None, None, 3))
+    return chosen[0]
 
 
 def _central_window(shape, size, crop_fraction):

@@ -15,6 +15,7 @@ from keras_efficientnet.datasets.damage import first_problem, read
 from keras_efficientnet.datasets.sources import Source
 from keras_efficientnet.preprocessing import image_for_evaluation, image_for_training
 
+AUGMENTATION = (0x3C6EF372, 0)  # what its seed is apart from the crop's; stateless operations scramble what they get
 PARALLEL_CALLS = 64  # as the official code has it
 BATCHES_IN_FLIGHT = 12  # one of these has failed, as tf.while_loop runs up to ten steps at once
 RECORDS_IN_FLIGHT = 8 * 16_384  # in a shuffle buffer of an eighth, one record in 3000 stays longer
@@ -49,7 +50,7 @@ def train_examples(
     def example(of_epoch, index, item):
         epoch_seed, is_new = of_epoch
         data, label = read(source, config.num_label_classes, item, search=is_new)
-        return augmented(data, tf.random.fold_in(epoch_seed, index), config, variant), label
+        return augmented(data, image_seed(epoch_seed, index), config, variant), label
 
     items = _in_order(source.items, images, config, start)
     if shard_count > 1:
@@ -100,13 +101,17 @@ def encoded_examples(source: Source, config) -> tf.data.Dataset:
     return first_epoch.map(lambda *item: read(source, config.num_label_classes, item))
 
 
+def image_seed(epoch_seed, index):
+    """The seed of an image's pixels, int32 [2], from that of its epoch and its number there."""
+    return epoch_seed + tf.stack([0, tf.cast(index, tf.int32)])
+
+
 def augmented(data, seed, config, variant: Variant):
     """The picture in `data` as training sees it: float32 [resolution, resolution, 3]; `seed`: int32 [2]."""
-    crop_seed, augment_seed = tf.unstack(tf.random.split(seed, 2))
     image = image_for_training(
         data,
         variant.resolution,
-        crop_seed,
+        seed,
         random_crop=config.random_resized_crop,
         random_flip=config.random_flip,
         **_resampling(config, variant),
@@ -118,7 +123,7 @@ def augmented(data, seed, config, variant: Variant):
         official=config.augment_version == "official",
         erasing=config.random_erasing,
     )
-    return augment(image, augment_seed) if augment else image
+    return augment(image, seed + AUGMENTATION) if augment else image
 
 
 def valid_examples(
