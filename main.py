@@ -116,7 +116,9 @@ def show(predictions: list) -> int:
 
 def is_users(error: Exception) -> bool:
     """Whether the message says all: a wrong option or file, and not a fault of the program."""
-    return isinstance(error, (ValueError, OSError, RuntimeError)) or type(error).__module__.startswith("tensorflow")
+    return isinstance(error, (ValueError, OSError, RuntimeError, ImportError)) or type(error).__module__.startswith(
+        "tensorflow"
+    )
 
 
 def one_line(error: Exception) -> str:

@@ -5,6 +5,7 @@ Defaults are the official recipe (tensorflow/tpu, models/official/efficientnet/m
 
 import dataclasses
 import json
+import time
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -200,6 +201,8 @@ class TrainConfig:
     def _check_mode(self) -> None:
         if (self.mode == "predict") != (self.images is not None):
             raise ValueError(f"`images` goes with mode=predict. Received: mode={self.mode}, images={self.images}")
+        if self.recipe == "finetune" and not self.weights and self.mode in ("train", "train_and_eval"):
+            raise ValueError("`recipe=finetune` needs `weights` to start from: it has the learning rate for them.")
         if self.mode == "train" and self.takes_best:
             raise ValueError(
                 "`early_stopping_evaluations` and `use_best` need evaluations. Choose mode=train_and_eval."
@@ -310,14 +313,25 @@ def make_config(**given: Any) -> TrainConfig:
     unknown = set(given) - {field.name for field in dataclasses.fields(TrainConfig)}
     if unknown:
         raise ValueError(f"Unknown options: {', '.join(sorted(unknown))}. See TrainConfig.")
-    return TrainConfig(**RECIPES[recipe] | of_run | given | {"recipe": recipe})
+    options = RECIPES[recipe] | of_run | given | {"recipe": recipe}
+    if "train_steps" in given and given.get("train_epochs") is not None:
+        raise ValueError("`train_steps` and `train_epochs` say the same. Give one of them.")
+    if "train_steps" in given:
+        options["train_epochs"] = None
+    return TrainConfig(**options)
 
 
 def _options_of_run(given: dict[str, Any]) -> dict[str, Any]:
     """What `config.json` says of the run that is to be evaluated, where there is one."""
-    folder = given.get("model_dir") or f"runs/{given.get('model_name', TrainConfig.model_name)}"
-    path = Path(folder) / "config.json"
-    if given.get("mode") not in ("eval", "predict") or not path.is_file():
+    recipe = RECIPES.get(given.get("recipe") or "official", {})
+    name = given.get("model_name") or recipe.get("model_name", TrainConfig.model_name)
+    path = Path(given.get("model_dir") or f"runs/{name}") / "config.json"
+    if given.get("mode") not in ("eval", "predict"):
+        return {}
+    end = time.monotonic() + (given.get("eval_timeout") or 0)
+    while not path.is_file() and time.monotonic() < end:
+        time.sleep(0.2)  # the training beside writes it with its first checkpoint
+    if not path.is_file():
         return {}
     try:
         options: dict[str, Any] = json.loads(path.read_text("utf-8"))

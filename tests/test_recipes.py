@@ -19,7 +19,7 @@ STILL = SMALL | {"dropout_rate": 0.0, "survival_prob": 1.0, "lr_warmup_epochs": 
 PLAIN = STILL | {"optimizer": "sgd", "lr_schedule": "constant", "weight_decay": 0.0, "base_learning_rate": 0.8}
 
 
-def make_run(config, data=None):
+def make_run(config):
     keras.utils.set_random_seed(1)
     strategy = training.make_strategy(config)
     with strategy.scope():
@@ -191,11 +191,11 @@ def test_epochs_are_counted_in_steps():
     assert config.train_steps == 50  # 2.5 * 640 / 32
 
 
-@pytest.mark.parametrize("name", ["efficientnet-b0"])
-def test_mosaicml_decays_batch_norms_too(name):
-    model = make_model(training.make_variant(make_config(model_name=name)), input_shape=(32, 32, 3))
-    everything = decayed_variables(model, batch_norms=True)
-    assert len(everything) == len(model.trainable_variables) == 115 + 98  # reference/training.md
+def test_mosaicml_decays_batch_norms_too():
+    config = make_config(recipe="mosaicml", input_image_size=32)
+    model = make_model(training.make_variant(config))
+    decayed = decayed_variables(model, config.decay_batch_norm)
+    assert len(decayed) == len(model.trainable_variables) == 115 + 98  # reference/training.md
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "lamb"])
@@ -228,7 +228,7 @@ def test_recipes_are_the_published_numbers():
     assert nvidia.base_learning_rate / 256 == pytest.approx(0.005 / 128)
     assert (mosaicml.train_epochs, nvidia.train_epochs) == (400, 500)
     assert (mosaicml.lr_warmup_epochs, nvidia.lr_warmup_epochs) == (16, 5)
-    assert all(make_config(recipe=name).recipe == name for name in RECIPES)
+    assert all(make_config(recipe=name, weights="b0.pth").recipe == name for name in RECIPES)
 
 
 def test_a_disk_that_is_full_leaves_the_last_checkpoint(tmp_path, run_python):
@@ -267,3 +267,28 @@ def test_batch_norms_of_the_row_are_the_options(tiny):
     run = make_run(make_config(**PLAIN, batch_norm_momentum=0.9, batch_norm_epsilon=1e-5))
     layers = [layer for layer in run.model.layers if isinstance(layer, BatchNormalization)]
     assert {(layer.momentum, layer.epsilon) for layer in layers} == {(0.9, 1e-5)}
+
+
+def test_steps_that_are_given_go_before_the_epochs_of_a_recipe():
+    assert make_config(recipe="nvidia", train_steps=1000).train_epochs is None
+    assert make_config(recipe="nvidia").train_epochs == 500
+    with pytest.raises(ValueError, match="Give one of them"):
+        make_config(train_steps=3, train_epochs=1.0)
+
+
+def test_fine_tuning_without_weights_is_refused():
+    with pytest.raises(ValueError, match="needs `weights`"):
+        make_config(recipe="finetune")
+    assert make_config(recipe="finetune", weights="b0.safetensors").train_steps == 10_000
+
+
+def test_gradients_that_never_are_finite_stop_the_run(tmp_path):
+    config = make_config(**PLAIN, precision="float16", model_dir=str(tmp_path), checkpoint_steps=1)
+    run, data = make_run(config), fixed_data()
+    spoiled = data._replace(train=lambda *start: data.train(*start).map(lambda image, label: (image * 1e4, label)))
+    run.optimizer.dynamic_scale.assign(0.5)
+    run.restore(tmp_path)
+    history = training.History(tmp_path, 0)
+    with pytest.raises(ValueError, match="(gradients are|loss is|network gives)"):
+        training.train(config, run, spoiled, history, None, lambda: False)
+    assert run.step == 0 and not list(tmp_path.glob("checkpoints/*"))

@@ -103,7 +103,7 @@ def encoded_examples(source: Source, config) -> tf.data.Dataset:
 
 def image_seed(epoch_seed, index):
     """The seed of an image's pixels, int32 [2], from that of its epoch and its number there."""
-    return epoch_seed + tf.stack([0, tf.cast(index, tf.int32)])
+    return tf.cast(epoch_seed, tf.int32) + tf.stack([0, tf.cast(index, tf.int32)])
 
 
 def augmented(data, seed, config, variant: Variant):

@@ -21,7 +21,7 @@ from keras_efficientnet.datasets import Data, make_datasets
 from keras_efficientnet.datasets.damage import in_words
 from keras_efficientnet.history import History, plot, write_json
 from keras_efficientnet.training import archive
-from keras_efficientnet.training.devices import check_step, is_chief, make_strategy, total
+from keras_efficientnet.training.devices import check_shared, from_chief, is_chief, make_strategy
 from keras_efficientnet.training.evaluating import evaluate_checkpoints, outcomes_of
 from keras_efficientnet.training.predicting import predict as predict  # noqa: PLC0414
 from keras_efficientnet.training.preemption import Preempted, watch
@@ -54,15 +54,16 @@ def run(config: TrainConfig) -> dict[str, Any]:
     evaluate = evaluation.make_evaluator(strategy, training.average)
     if config.mode == "eval":
         return evaluate_checkpoints(config, training, data, evaluate)
+    check_shared(strategy, folder)
     step = training.restore(folder)
-    check_step(strategy, step)
     history = History(folder, step, writes=is_chief(strategy))
     if is_chief(strategy):
         archive.forget_after(folder, step)
-    train(config, strategy, training, data, history, evaluate)
-    if config.mode == "train":
-        return training.progress()
-    return finish(config, training, data, history, evaluate)
+    with watch(strategy) as asked_to_end:
+        train(config, training, data, history, evaluate, asked_to_end)
+        if config.mode == "train":
+            return training.progress()
+        return finish(config, training, data, history, evaluate)
 
 
 def finish(config: TrainConfig, training: Run, data: Data, history: History, evaluate) -> dict[str, Any]:
@@ -70,9 +71,9 @@ def finish(config: TrainConfig, training: Run, data: Data, history: History, eva
     folder, progress = Path(config.directory), training.progress()
     outcomes = _evaluate(config, training, data, history, evaluate)
     _archive(config, training, history)
-    total(training.strategy, 0)  # the other hosts wait until it is written
     best = archive.find_best(folder)
-    if config.takes_best and best and best["step"] != training.step:
+    best_step = from_chief(training.strategy, best["step"] if best else training.step)
+    if config.takes_best and best_step != training.step:
         training.take(archive.best_checkpoint(folder))
         outcomes = outcomes_of(config, data, evaluate)
     results: dict[str, Any] = {"model": evaluation.score(outcomes)._asdict(), "best": best} | progress
@@ -100,25 +101,27 @@ def _complete(config, data):
     steps = config.train_steps
     if config.train_epochs is not None and data.train_images:
         steps = math.ceil(config.train_epochs * data.train_images / config.train_batch_size)
-    return dataclasses.replace(config, num_label_classes=data.classes, train_steps=steps)
+    images = data.train_images or config.num_train_images
+    return dataclasses.replace(config, num_label_classes=data.classes, num_train_images=images, train_steps=steps)
 
 
-def train(config: TrainConfig, strategy, training: Run, data: Data, history: History, evaluate) -> None:
-    """Takes the steps that are left, with evaluations and checkpoints between.
+def train(config: TrainConfig, training: Run, data: Data, history: History, evaluate, asked_to_end) -> None:
+    """Takes the steps that are left, with evaluations and checkpoints between, until `asked_to_end()` says so.
 
     Raises:
-        Preempted: the process was asked to end, or another host has; the last checkpoint goes on.
+        Preempted: it has said so.
         ValueError: an example is broken, or the loss is not finite; the last checkpoint is of before.
     """
+    strategy = training.strategy
     take_steps = make_steps(strategy, training)
     batches = iter(_train_batches(config, strategy, int(training.taken.numpy()), data))
     _archive(config, training, history)  # of a kill between evaluation and archive
     batch, left = config.train_batch_size, config.train_steps - training.step
     silent = left <= 0 or not is_chief(strategy)
     bar = tqdm(total=left * batch, unit="image", unit_scale=True, desc="training", disable=silent)
-    with bar, watch(strategy) as asked_to_end:
+    with bar:
         while training.step < config.train_steps and not _stops_early(config, history):
-            started = time.perf_counter()
+            started, before = time.perf_counter(), training.step
             count = _steps_to_stop(config, training.step)
             with in_words(lambda: data.explain_train(int(training.taken.numpy()) * batch)):
                 loss = float(take_steps(batches, tf.constant(count)))
@@ -126,14 +129,19 @@ def train(config: TrainConfig, strategy, training: Run, data: Data, history: His
             training.seconds.assign_add(seconds)
             _report(training, history, bar, loss, count * batch / seconds)
             bar.update(count * batch)
-            _pause(config, training, data, history, evaluate)
+            if training.step > before:
+                _pause(config, training, data, history, evaluate)
+            training.check_scale()
             if training.step < config.train_steps and asked_to_end():
                 training.save()
                 raise Preempted(f"Asked to end at step {training.step}, which is saved.")
 
 
 def _train_batches(config, strategy, taken, data):
-    """The batches after the first `taken`; each holds the same images, whatever the number of hosts and replicas."""
+    """The batches after the first `taken`; each holds the same images, whatever the number of hosts and replicas.
+
+    Mixup and CutMix mix within what one replica takes at a time, so there the number of them makes a difference.
+    """
     parts = strategy.num_replicas_in_sync * config.accumulate_steps
     mix = make_mixing(config.mixup_alpha, config.cutmix_alpha, config.num_label_classes)
 
@@ -174,9 +182,9 @@ def _pause(config, training, data, history, evaluate):
     if evaluates:
         _evaluate(config, training, data, history, evaluate)
     if step % config.checkpoint_steps == 0 or last or evaluates:
-        training.save()
         if is_chief(training.strategy):
             write_labels(Path(config.directory), data)
+        training.save()
         _archive(config, training, history)
 
 

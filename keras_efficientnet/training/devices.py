@@ -3,6 +3,8 @@
 import functools
 import logging
 import os
+import secrets
+from pathlib import Path
 
 import tensorflow as tf
 
@@ -30,6 +32,8 @@ def make_strategy(config: TrainConfig) -> tf.distribute.Strategy:
         names = tuple(device.name for device in devices[:wanted])
         strategy = _make_mirrored_strategy(names) if wanted > 1 else tf.distribute.get_strategy()
     _check_batches(config, strategy.num_replicas_in_sync)
+    if config.mode == "eval" and hosts(strategy) > 1:
+        raise ValueError("`mode=eval` is for one host. Unset TF_CONFIG; it may run beside the training hosts.")
     return strategy
 
 
@@ -88,7 +92,22 @@ def total(strategy: tf.distribute.Strategy, value: int) -> int:
     return int(strategy.reduce("sum", strategy.run(tf.function(lambda: tf.constant(value))), axis=None))
 
 
-def check_step(strategy: tf.distribute.Strategy, step: int) -> None:
-    """Raises ValueError where the hosts go on at different steps: each has a folder of its own."""
-    if total(strategy, step) != step * strategy.num_replicas_in_sync:
-        raise ValueError(f"This host goes on at step {step}, others elsewhere. `model_dir` must be one folder for all.")
+def from_chief(strategy: tf.distribute.Strategy, value: int) -> int:
+    """The number that the first host gives, on all hosts."""
+    return total(strategy, value if is_chief(strategy) else 0) * hosts(strategy) // strategy.num_replicas_in_sync
+
+
+def check_shared(strategy: tf.distribute.Strategy, folder: Path) -> None:
+    """Raises ValueError, on all hosts, where they do not all see the same folder."""
+    if hosts(strategy) == 1:
+        return
+    mark = folder / f".hosts-{from_chief(strategy, secrets.randbits(16))}"
+    if is_chief(strategy):
+        folder.mkdir(parents=True, exist_ok=True)
+        mark.touch()
+    total(strategy, 0)  # it is there now
+    strangers = total(strategy, int(not mark.exists()))
+    if is_chief(strategy):
+        mark.unlink()
+    if strangers:
+        raise ValueError(f"{folder} is not the same folder on all hosts. `model_dir` must be one that they share.")

@@ -30,9 +30,9 @@ def watch(strategy: tf.distribute.Strategy):
     try:
         yield lambda: total(strategy, int(asked.is_set())) > 0
     except LOST as error:
-        if hosts(strategy) == 1:
+        if hosts(strategy) == 1 and not isinstance(strategy, tf.distribute.TPUStrategy):
             raise
-        raise Preempted(f"Another host is gone: {error.message.splitlines()[0][:200]}") from error
+        raise Preempted(f"A host or the TPU is gone: {error.message.splitlines()[0][:200]}") from error
     finally:
         if in_main_thread:
             signal.signal(signal.SIGTERM, before)

@@ -28,7 +28,7 @@ NETWORK = (
     "batch_norm_epsilon",
 )
 TRAINING = (
-    *("dataset", "data_dir", "holdout_shards", "num_train_images", "train_batch_size", "optimizer"),
+    *("dataset", "use_cache", "holdout_shards", "num_train_images", "train_batch_size", "optimizer"),
     *("dropout_rate", "survival_prob", "seed", "weights", "frozen_layers", "precision"),
 )
 FROZEN = {"backbone": r"(?!predictions$).*", "batch_norm": r".*bn"}  # names for patterns of layer names
@@ -166,6 +166,12 @@ class Run:
 
         return average
 
+    def check_scale(self) -> None:
+        """Raises ValueError where no scale of the loss has given finite gradients."""
+        scale = getattr(self.optimizer, "dynamic_scale", None)
+        if scale is not None and scale.numpy() < 1:
+            raise ValueError(diverged("gradients are not finite, whatever the scale of the loss,", self.step))
+
     def take(self, path: str) -> None:
         """Takes a checkpoint, in `checkpoints/` or `archive/` of a run, to evaluate it.
 
@@ -246,7 +252,10 @@ def _freeze(model, layers):
     """Turns training off for the layers whose whole name fits a pattern, or a word of FROZEN."""
     if not layers:
         return
-    pattern = re.compile(FROZEN.get(layers, layers))
+    try:
+        pattern = re.compile(FROZEN.get(layers, layers))
+    except re.error as error:
+        raise ValueError(f"`frozen_layers` is no pattern: {error}. Received: frozen_layers={layers}") from error
     frozen = [layer for layer in model.layers if layer.weights and pattern.fullmatch(layer.name)]
     if not frozen:
         raise ValueError(
@@ -272,7 +281,7 @@ def _set_batch_norms(model, config, replicas):
 def _check_config(config, folder):
     old, new = json.loads((folder / "config.json").read_text("utf-8")), dataclasses.asdict(config)
     for options in (old, new):
-        options["averaging"] = options["moving_average_decay"] > 0
+        options["averaging"] = options.get("moving_average_decay", 0) > 0
     fixed = (*NETWORK, "averaging", *(TRAINING if config.mode in ("train", "train_and_eval") else ()))
     differing = [name for name in fixed if old.get(name) != new[name]]
     if differing:
