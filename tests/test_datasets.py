@@ -14,7 +14,7 @@ from sklearn.datasets import load_digits
 from keras_efficientnet import datasets
 from keras_efficientnet.augmentation import random_affine
 from keras_efficientnet.config import make_config
-from keras_efficientnet.datasets import make_datasets, records
+from keras_efficientnet.datasets import make_datasets, pipeline, records
 
 SAMPLE = Path(datasets.__file__).parents[1] / "data/sample"
 PLAIN = {"augment_name": None, "random_resized_crop": False, "crop_fraction": 1.0, "recipe": "sample"}
@@ -173,3 +173,11 @@ def test_images_are_cropped_and_resized_as_the_network_or_the_options_say(option
     pixels, _ = pixels_and_labels(SAMPLE.glob("validation-*"))
     expected = tf.compat.v1.image.resize_bilinear(pixels[:5, ..., None].repeat(3, -1), (12, 12))
     np.testing.assert_allclose(images, expected, atol=1e-3)
+
+
+def test_no_two_epochs_share_the_seeds_of_images():
+    """Seeds of images count up from their epoch's: those of 100 epochs must lie far apart, in both numbers."""
+    pixels = tf.constant([7, 8])
+    seeds = np.array([pipeline.image_seed(pipeline.epoch_seed(pixels, epoch), 5) for epoch in range(100)])
+    assert all(len(set(column)) == 100 for column in seeds.T)
+    assert np.diff(np.sort(seeds[:, 1].astype("int64"))).min() > 100

@@ -2,6 +2,7 @@
 
 import keras
 import numpy as np
+import pytest
 import tensorflow as tf
 from conftest import TINY
 
@@ -56,6 +57,7 @@ def last_checkpoint(folder):
     return {name: reader.get_tensor(name) for name in names}
 
 
+@pytest.mark.slow
 def test_a_run_on_two_replicas_goes_on_where_it_stopped(tmp_path):
     """With dropout: each replica gets its own masks again."""
 

@@ -48,9 +48,9 @@ def train_examples(
         return number % config.train_batch_size // share == shard_index
 
     def example(of_epoch, index, item):
-        epoch_seed, is_new = of_epoch
+        seed, is_new = of_epoch
         data, label = read(source, config.num_label_classes, item, search=is_new)
-        return augmented(data, image_seed(epoch_seed, index), config, variant), label
+        return augmented(data, image_seed(seed, index), config, variant), label
 
     items = _in_order(source.items, images, config, start)
     if shard_count > 1:
@@ -68,7 +68,7 @@ def _in_order(items, images, config, start):
     order_seed, pixels_seed = _split_seed(config)
 
     def epoch_items(epoch):
-        of_epoch = (tf.random.fold_in(pixels_seed, epoch), (epoch - 1) * images < start)
+        of_epoch = (epoch_seed(pixels_seed, epoch), (epoch - 1) * images < start)
         return tf.data.Dataset.zip(
             tf.data.Dataset.from_tensors(of_epoch).repeat(),
             tf.data.Dataset.range(images),
@@ -101,9 +101,15 @@ def encoded_examples(source: Source, config) -> tf.data.Dataset:
     return first_epoch.map(lambda *item: read(source, config.num_label_classes, item))
 
 
-def image_seed(epoch_seed, index):
+def epoch_seed(pixels_seed, epoch):
+    """The seed of an epoch's pixels, int32 [2]; both numbers differ from those of every other epoch."""
+    seed = tf.random.fold_in(pixels_seed, epoch)  # which leaves the epoch as it is in the second number
+    return tf.random.stateless_uniform((2,), seed, minval=None, maxval=None, dtype=tf.int32)
+
+
+def image_seed(of_epoch, index):
     """The seed of an image's pixels, int32 [2], from that of its epoch and its number there."""
-    return tf.cast(epoch_seed, tf.int32) + tf.stack([0, tf.cast(index, tf.int32)])
+    return of_epoch + tf.stack([0, tf.cast(index, tf.int32)])
 
 
 def augmented(data, seed, config, variant: Variant):

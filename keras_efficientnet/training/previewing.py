@@ -13,7 +13,7 @@ from keras_efficientnet.augmentation.mixing import make_mixing, targets_of
 from keras_efficientnet.config import TrainConfig
 from keras_efficientnet.datasets import Data, make_datasets
 from keras_efficientnet.datasets.damage import in_words
-from keras_efficientnet.datasets.pipeline import augmented, image_seed, make_reader
+from keras_efficientnet.datasets.pipeline import augmented, epoch_seed, image_seed, make_reader
 from keras_efficientnet.training.state import make_variant
 
 ROWS, COLUMNS = 8, 8
@@ -63,7 +63,7 @@ def make_sheet(config: TrainConfig, data: Data) -> Sheet:
     pixels_seed = tf.random.split(tf.constant([config.seed, 0]), 2)[1]
 
     def column(epoch):
-        seed = tf.random.fold_in(pixels_seed, epoch)
+        seed = epoch_seed(pixels_seed, epoch)
         seeds = [image_seed(seed, row) for row in range(len(encoded))]
         rows = [augmented(picture, seed, config, variant) for picture, seed in zip(encoded, seeds, strict=True)]
         if mix is None:
