@@ -79,9 +79,14 @@ def plot(folder: Path) -> None:
         axes.grid(alpha=0.3)
         if axes.lines:
             axes.legend()
-    temporary = folder / ".curve.png"
+    save_figure(figure, folder / "curve.png")
+
+
+def save_figure(figure, path: Path) -> None:
+    """Writes a figure of matplotlib as a PNG, whole or not at all."""
+    temporary = path.with_name(f".{path.name}")
     figure.savefig(temporary, format="png", dpi=120)
-    os.replace(temporary, folder / "curve.png")
+    os.replace(temporary, path)
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

@@ -2,7 +2,6 @@
 
 import csv
 import io
-import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -11,7 +10,7 @@ from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 
 from keras_efficientnet.evaluation import CALIBRATION_BINS, Outcomes, calibration, confusion_matrix, score
-from keras_efficientnet.history import write_text
+from keras_efficientnet.history import save_figure, write_text
 
 MOST_CONFUSED = 100  # pairs of classes in confusions.csv, at most
 MOST_NUMBERED = 40  # classes whose confusion matrix is drawn with names and numbers
@@ -37,8 +36,8 @@ def write_reports(folder: Path, outcomes: Outcomes, class_names: Sequence[str]) 
     write_csv(
         folder / "confusion_matrix.csv", [header, *([n, *row] for n, row in zip(class_names, matrix, strict=True))]
     )
-    _save(draw_confusion_matrix(matrix, class_names), folder / "confusion_matrix.png")
-    _save(draw_calibration(outcomes), folder / "calibration.png")
+    save_figure(draw_confusion_matrix(matrix, class_names), folder / "confusion_matrix.png")
+    save_figure(draw_calibration(outcomes), folder / "calibration.png")
 
 
 def per_class_rows(matrix: np.ndarray, class_names: Sequence[str]) -> list[list]:
@@ -110,9 +109,3 @@ def write_csv(path: Path, rows: Iterable[Sequence]) -> None:
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(rows)
     write_text(path, text.getvalue())
-
-
-def _save(figure, path):
-    temporary = path.with_name(f".{path.name}")
-    figure.savefig(temporary, format="png", dpi=120)
-    os.replace(temporary, path)

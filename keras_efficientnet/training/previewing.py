@@ -1,7 +1,6 @@
 """Mode preview: a sheet of what the network will see."""
 
 import dataclasses
-import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,6 +13,7 @@ from keras_efficientnet.config import TrainConfig
 from keras_efficientnet.datasets import Data, make_datasets
 from keras_efficientnet.datasets.damage import in_words
 from keras_efficientnet.datasets.pipeline import augmented, epoch_seed, image_seed, make_reader
+from keras_efficientnet.history import save_figure
 from keras_efficientnet.training.state import make_variant
 
 ROWS, COLUMNS = 8, 8
@@ -42,9 +42,7 @@ def preview(config: TrainConfig) -> Path:
     names = data.class_names or tuple(str(number) for number in range(data.classes))
     path = Path(config.directory) / "preview.png"
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(".preview.png")
-    draw(make_sheet(config, data), names).savefig(temporary, format="png", dpi=120)
-    os.replace(temporary, path)
+    save_figure(draw(make_sheet(config, data), names), path)
     return path
 
 
