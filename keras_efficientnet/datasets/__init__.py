@@ -3,6 +3,7 @@
 import dataclasses
 import os
 from collections.abc import Callable
+from functools import partial
 from importlib import resources
 from typing import NamedTuple
 
@@ -39,6 +40,11 @@ class Data(NamedTuple):
     pictures: Callable[[], tf.data.Dataset] | None = None  # (encoded picture, label) as the first epoch takes them
     explain_train: Callable[[int], str | None] = lambda start: None  # after an error: the broken example, in words
     explain_valid: Callable[[], str | None] = lambda: None  # None: none is broken
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What each class is called: its number where the data have no names."""
+        return self.class_names or tuple(str(number) for number in range(self.classes))
 
 
 class _Splits(NamedTuple):
@@ -156,27 +162,24 @@ def _count_records(folder, train, valid, config):
 
 def _find_folder(folder):
     splits = folders.find_splits(folder)
-
-    def open_splits(config):
-        return _Splits(
-            folders.open_pictures(splits["train"]) if config.mode != "eval" else None,
-            folders.open_pictures(splits["validation"]) if config.mode != "train" else None,
-        )
-
-    return tuple(splits["train"].names), open_splits
+    return tuple(splits["train"].names), _opener(splits, folders.open_pictures)
 
 
 def _find_in_catalog(name, config):
     builder = catalog.make_builder(name, config.data_dir)
-    splits = catalog.find_splits(builder)
+    return catalog.class_names(builder), _opener(catalog.find_splits(builder), partial(catalog.open_split, builder))
+
+
+def _opener(splits, open_split):
+    """A function from the options to the splits that their mode needs."""
 
     def open_splits(config):
         return _Splits(
-            catalog.open_split(builder, splits["train"]) if config.mode != "eval" else None,
-            catalog.open_split(builder, splits["validation"]) if config.mode != "train" else None,
+            open_split(splits["train"]) if config.mode != "eval" else None,
+            open_split(splits["validation"]) if config.mode != "train" else None,
         )
 
-    return catalog.class_names(builder), open_splits
+    return open_splits
 
 
 def _count_classes(names, wanted):

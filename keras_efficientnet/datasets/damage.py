@@ -78,9 +78,12 @@ def in_words(problem: Callable[[], str | None]):
 
 def first_problem(source: Source, classes: int, named: tf.data.Dataset) -> str | None:
     """What is wrong with the first broken one of some items of `source.named`; None where nothing is."""
-    words = named.map(lambda *item: explain(source, classes, *item), num_parallel_calls=tf.data.AUTOTUNE)
-    found = words.filter(lambda problem: problem != "").take(1)
+    found = _explained(source, classes, named).filter(lambda problem: problem != "").take(1)
     return next((problem.decode() for problem in found.as_numpy_iterator()), None)
+
+
+def _explained(source, classes, named):
+    return named.map(lambda *item: explain(source, classes, *item), num_parallel_calls=tf.data.AUTOTUNE)
 
 
 def explain(source: Source, classes: int, name, *item):
@@ -128,9 +131,8 @@ def check_first(source: Source, classes: int) -> None:
 
 def find_broken(source: Source, classes: int) -> tuple[int, list[str]]:
     """Reads a split once: the number of good examples, and what is wrong with each of the others."""
-    words = source.named(None).map(lambda *item: explain(source, classes, *item), num_parallel_calls=tf.data.AUTOTUNE)
     good, broken = 0, []
-    for problem in words.as_numpy_iterator():
+    for problem in _explained(source, classes, source.named(None)).as_numpy_iterator():
         good += problem == b""
         if problem:
             broken.append(problem.decode())

@@ -65,10 +65,10 @@ def _split_seed(config):
 
 def _in_order(items, images, config, start):
     """Endless ((seed of the epoch's pixels, whether its records are new to this process), index, item)."""
-    order_seed, pixels_seed = _split_seed(config)
+    order_seed = _split_seed(config)[0]
 
     def epoch_items(epoch):
-        of_epoch = (epoch_seed(pixels_seed, epoch), (epoch - 1) * images < start)
+        of_epoch = (epoch_seed(config, epoch), (epoch - 1) * images < start)
         return tf.data.Dataset.zip(
             tf.data.Dataset.from_tensors(of_epoch).repeat(),
             tf.data.Dataset.range(images),
@@ -101,9 +101,9 @@ def encoded_examples(source: Source, config) -> tf.data.Dataset:
     return first_epoch.map(lambda *item: read(source, config.num_label_classes, item))
 
 
-def epoch_seed(pixels_seed, epoch):
+def epoch_seed(config, epoch):
     """The seed of an epoch's pixels, int32 [2]; both numbers differ from those of every other epoch."""
-    seed = tf.random.fold_in(pixels_seed, epoch)  # which leaves the epoch as it is in the second number
+    seed = tf.random.fold_in(_split_seed(config)[1], epoch)  # which leaves the epoch as it is in the second number
     return tf.random.stateless_uniform((2,), seed, minval=None, maxval=None, dtype=tf.int32)
 
 

@@ -93,7 +93,6 @@ def _leave(config, training, data, outcomes, results):
         for name, row in export_all(training.exportable(), data, folder).items():
             results[name] = results.get(name, {}) | row
     write_json(folder / "results.json", results)
-    return results
 
 
 def _complete(config, data):

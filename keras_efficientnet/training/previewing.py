@@ -39,10 +39,9 @@ def preview(config: TrainConfig) -> Path:
     """
     of_training = dataclasses.replace(config, mode="train", use_best=False, early_stopping_evaluations=None)
     data = make_datasets(of_training, make_variant(config))
-    names = data.class_names or tuple(str(number) for number in range(data.classes))
     path = Path(config.directory) / "preview.png"
     path.parent.mkdir(parents=True, exist_ok=True)
-    save_figure(draw(make_sheet(config, data), names), path)
+    save_figure(draw(make_sheet(config, data), data.names), path)
     return path
 
 
@@ -58,10 +57,9 @@ def make_sheet(config: TrainConfig, data: Data) -> Sheet:
         encoded, labels = zip(*data.pictures().take(ROWS), strict=True)
     read, batch = make_reader(config, variant), tf.stack(labels)
     mix = make_mixing(config.mixup_alpha, config.cutmix_alpha, data.classes)
-    pixels_seed = tf.random.split(tf.constant([config.seed, 0]), 2)[1]
 
     def column(epoch):
-        seed = epoch_seed(pixels_seed, epoch)
+        seed = epoch_seed(config, epoch)
         seeds = [image_seed(seed, row) for row in range(len(encoded))]
         rows = [augmented(picture, seed, config, variant) for picture, seed in zip(encoded, seeds, strict=True)]
         if mix is None:

@@ -21,8 +21,7 @@ def write_labels(folder: Path, data: Data) -> None:
 
 def write_evaluation(folder: Path, outcomes: evaluation.Outcomes, data: Data) -> None:
     """Writes the tables and pictures of `evaluation/`; classes without names are called by their numbers."""
-    names = data.class_names or tuple(str(number) for number in range(data.classes))
-    write_reports(folder / "evaluation", outcomes, names)
+    write_reports(folder / "evaluation", outcomes, data.names)
 
 
 def export_all(model: keras.Model, data: Data, folder: Path) -> dict[str, dict[str, float]]:

@@ -62,8 +62,8 @@ class Run:
         self.steps_per_epoch = max(train_images, 1) / config.train_batch_size
         self.averaged = config.moving_average_decay > 0
         with _dtype_policy(_precision(config, strategy)):
-            self.model = self._make_network()
-            self.average = self._make_network() if self.averaged else self.model
+            self.model = _make_network(config, variant, classifier_activation=None)
+            self.average = _make_network(config, variant, classifier_activation=None) if self.averaged else self.model
         self.average.set_weights(self.model.get_weights())
         _freeze(self.model, config.frozen_layers)
         _set_batch_norms(self.model, config, strategy.num_replicas_in_sync)
@@ -75,10 +75,6 @@ class Run:
         self._fork_seeds()
         self._checkpoint = self._make_checkpoint()
         self._manager: Any = None  # where it is saved: `restore` knows the folder
-
-    def _make_network(self):
-        arguments: dict[str, Any] = {"drop_path_rate": 1 - self.config.survival_prob, "classifier_activation": None}
-        return make_model(self.variant, classes=self.config.num_label_classes, **arguments)
 
     def _make_optimizer(self):
         optimizer = make_optimizer(self.config, self.learning_rate)
@@ -204,7 +200,7 @@ class Run:
 
     def exportable(self) -> keras.Model:
         """The averaged network with probabilities, free of any strategy."""
-        model = _make_classifier(self.config)
+        model = _make_classifier(self.config, self.variant)
         model.set_weights(self.average.get_weights())
         return model
 
@@ -216,20 +212,19 @@ def load_classifier(config: TrainConfig, path: str) -> keras.Model:
         ValueError: the checkpoint is of another network.
     """
     _check_config(config, Path(path).parent.parent)
-    model = _make_classifier(config)
+    model = _make_classifier(config, make_variant(config))
     table = tf.train.Checkpoint(**{v.path: v.value for v in model.weights})
     part = "average" if config.moving_average_decay > 0 else "model"
     tf.train.Checkpoint(**{part: table}).restore(path).assert_existing_objects_matched().expect_partial()
     return model
 
 
-def _make_classifier(config):
-    return make_model(
-        make_variant(config),
-        classes=config.num_label_classes,
-        drop_path_rate=1 - config.survival_prob,
-        name=config.model_name.replace("-", ""),
-    )
+def _make_network(config, variant, **arguments):
+    return make_model(variant, classes=config.num_label_classes, drop_path_rate=1 - config.survival_prob, **arguments)
+
+
+def _make_classifier(config, variant):
+    return _make_network(config, variant, name=config.model_name.replace("-", ""))
 
 
 def _precision(config, strategy):

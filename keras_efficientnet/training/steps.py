@@ -22,35 +22,19 @@ def make_steps(strategy: tf.distribute.Strategy, training: Run):
     averaged weights follow every variable, the statistics of the batch norms included.
     """
     parts = training.config.accumulate_steps
-    loss_of, update = _make_loss(strategy, training), _make_update(training)
-    replica_step = make_replica_step(strategy, training)
-
-    def add_part(images, labels):
-        loss, gradients = _differentiate(loss_of, training, images, labels)
-        for total, gradient in zip(totals, gradients, strict=True):
-            total.assign_add(gradient)
-        return loss
-
-    def update_by_totals():
-        update([total.read_value() for total in totals])
-        for total in totals:
-            total.assign(tf.zeros_like(total))
-
-    totals = _make_totals(strategy, training.model) if parts > 1 else []
-
-    def run(function, *arguments):
-        return strategy.reduce("sum", strategy.run(function, args=arguments), axis=None)
+    if parts == 1:
+        replica_step, after_parts = make_replica_step(strategy, training), None
+    else:
+        replica_step, after_parts = _make_part_step(strategy, training)
 
     @tf.function
     def take_steps(iterator, count):
         total = tf.constant(0.0)
         for _ in tf.range(count):
-            if parts == 1:
-                total += run(replica_step, *next(iterator))
-            else:
-                for _ in tf.range(parts):
-                    total += run(add_part, *next(iterator))
-                strategy.run(update_by_totals)
+            for _ in tf.range(parts):
+                total += strategy.reduce("sum", strategy.run(replica_step, args=next(iterator)), axis=None)
+            if after_parts:
+                strategy.run(after_parts)
         return total / tf.cast(count, tf.float32)
 
     return take_steps
@@ -66,6 +50,25 @@ def make_replica_step(strategy: tf.distribute.Strategy, training: Run):
         return loss
 
     return replica_step
+
+
+def _make_part_step(strategy, training):
+    """The step of a part of a batch, which adds up the gradients; and the update by them, after the last part."""
+    loss_of, update = _make_loss(strategy, training), _make_update(training)
+    totals = _make_totals(strategy, training.model)
+
+    def add_part(images, labels):
+        loss, gradients = _differentiate(loss_of, training, images, labels)
+        for total, gradient in zip(totals, gradients, strict=True):
+            total.assign_add(gradient)
+        return loss
+
+    def update_by_totals():
+        update([total.read_value() for total in totals])
+        for total in totals:
+            total.assign(tf.zeros_like(total))
+
+    return add_part, update_by_totals
 
 
 def _make_loss(strategy, training):
