@@ -84,7 +84,8 @@ def main(_) -> None:
         from keras_efficientnet import training  # brings TensorFlow: after the options are known to be right
 
         if config.mode == "preview":
-            sys.exit(print(f"What the network will see is in {training.preview(config)}"))
+            print(f"What the network will see is in {training.preview(config)}")
+            return
         results = training.predict(config) if config.mode == "predict" else training.run(config)
     except KeyboardInterrupt:
         sys.exit("main.py: stopped. The same command goes on from the last checkpoint.")

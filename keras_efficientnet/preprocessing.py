@@ -5,6 +5,8 @@ Source: github.com/tensorflow/tpu, models/official/efficientnet/preprocessing.py
 
 import tensorflow as tf
 
+from keras_efficientnet.branching import choose
+
 CROP_PADDING = 32  # pixels that evaluation's crop leaves out at the network's resolution
 CROP_AREA = (0.08, 1.0)  # of the image, in training; Szegedy et al. 2014, arxiv.org/abs/1409.4842
 CROP_RATIO = (3 / 4, 4 / 3)  # width to height
@@ -93,20 +95,8 @@ def _decode_window(data, seed, choose_window):
         top, left, height, width = tf.unstack(choose_window(tf.shape(image)[:2], seed))
         return image[top : top + height, left : left + width]
 
-    image = choose(tf.io.is_jpeg(data), of_jpeg, of_others, data, seed)
+    image = choose(tf.io.is_jpeg(data), (of_others, of_jpeg), data, seed)
     return tf.ensure_shape(image, (None, None, 3))
-
-
-def choose(condition, then, otherwise, *inputs):
-    """One of two functions of `inputs`, each with one result. tf.cond, in a pipeline, visits the nodes of both."""
-    if tf.executing_eagerly():
-        return then(*inputs) if condition else otherwise(*inputs)
-    branches = [tf.function(branch, autograph=False).get_concrete_function(*inputs) for branch in (then, otherwise)]
-    kind = branches[0].outputs[0].dtype
-    chosen = tf.raw_ops.StatelessIf(
-        cond=condition, input=list(inputs), Tout=[kind], then_branch=branches[0], else_branch=branches[1]
-    )
-    return chosen[0]
 
 
 def _central_window(shape, size, crop_fraction):

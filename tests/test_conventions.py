@@ -11,6 +11,7 @@ import keras_efficientnet
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "keras_efficientnet"
 FLOORS = (
+    {"branching"},
     {
         *("architectures", "augmentation", "config", "conversion", "evaluation", "history", "layers"),
         *("optimizers", "predictions", "preprocessing", "readers"),

@@ -11,8 +11,8 @@ from typing import Any
 
 import tensorflow as tf
 
+from keras_efficientnet.branching import choose
 from keras_efficientnet.datasets.sources import Source
-from keras_efficientnet.preprocessing import choose
 
 ERRORS = (  # that broken data raise in a pipeline
     tf.errors.InvalidArgumentError,
@@ -53,7 +53,7 @@ def read(source: Source, classes: int, item, search=True):
         search: whether to search a JPEG for noise, a bool or a tensor of one; that takes a tenth of the time.
     """
     data, label = source.load(*tf.nest.flatten(item))
-    corrupt = choose(tf.convert_to_tensor(search), is_corrupt, lambda data: tf.constant(False), data)
+    corrupt = choose(search, (lambda data: tf.constant(False), is_corrupt), data)
     sound = (label >= 0) & (label < classes) & ~corrupt
     # not tf.debugging.Assert, which makes a tf.cond of it
     with tf.control_dependencies([tf.raw_ops.Assert(condition=sound, data=[label])]):
