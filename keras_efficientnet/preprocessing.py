@@ -5,13 +5,11 @@ Source: github.com/tensorflow/tpu, models/official/efficientnet/preprocessing.py
 
 import tensorflow as tf
 
-from keras_efficientnet.branching import choose
-
 CROP_PADDING = 32  # pixels that evaluation's crop leaves out at the network's resolution
 CROP_AREA = (0.08, 1.0)  # of the image, in training; Szegedy et al. 2014, arxiv.org/abs/1409.4842
 CROP_RATIO = (3 / 4, 4 / 3)  # width to height
 CROP_ATTEMPTS = 10
-FLIP = (0x1B873593, 0)  # what its seed is apart from the crop's
+FLIP = (0, 0x1B873593)  # what its seed is apart from the crop's
 
 
 def image_for_evaluation(
@@ -70,7 +68,13 @@ def image_for_training(
         return _random_window(shape, seed, otherwise=window) if random_crop else window
 
     image = _resize(_decode_window(data, seed, choose_window), size, interpolation, half_pixel_centers)
-    return tf.image.stateless_random_flip_left_right(image, seed + FLIP) if random_flip else image
+    return _flip_at_random(image, seed + FLIP) if random_flip else image
+
+
+def _flip_at_random(image, seed):
+    """tf.image.stateless_random_flip_left_right in a third of the operations."""
+    draw = tf.raw_ops.StatelessRandomUniform(shape=tf.zeros(0, tf.int32), seed=seed)
+    return tf.cond(draw < 0.5, lambda: tf.reverse(image, [1]), lambda: image)
 
 
 def _resize(image, size, interpolation, half_pixel_centers):
@@ -85,25 +89,23 @@ def _decode_window(data, seed, choose_window):
     A JPEG tells its shape without being decoded, and is decoded only in the window.
     """
 
-    def of_jpeg(data, seed):
+    def of_jpeg():
         return tf.image.decode_and_crop_jpeg(
             data, choose_window(tf.image.extract_jpeg_shape(data)[:2], seed), channels=3
         )
 
-    def of_others(data, seed):
+    def of_others():
         image = tf.io.decode_image(data, channels=3, expand_animations=False)
         top, left, height, width = tf.unstack(choose_window(tf.shape(image)[:2], seed))
         return image[top : top + height, left : left + width]
 
-    image = choose(tf.io.is_jpeg(data), (of_others, of_jpeg), data, seed)
-    return tf.ensure_shape(image, (None, None, 3))
+    return tf.ensure_shape(tf.cond(tf.io.is_jpeg(data), of_jpeg, of_others), (None, None, 3))
 
 
 def _central_window(shape, size, crop_fraction):
     fraction = size / (size + CROP_PADDING) if crop_fraction is None else crop_fraction
-    height, width = tf.unstack(shape)
-    side = tf.cast(fraction * tf.cast(tf.minimum(height, width), tf.float32), tf.int32)
-    return tf.stack([(height - side + 1) // 2, (width - side + 1) // 2, side, side])
+    side = tf.cast(fraction * tf.cast(tf.reduce_min(shape), tf.float32), tf.int32)
+    return tf.concat([(shape - side + 1) // 2, tf.fill([2], side)], axis=0)
 
 
 def _random_window(shape, seed, otherwise):

@@ -11,7 +11,6 @@ import keras_efficientnet
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "keras_efficientnet"
 FLOORS = (
-    {"branching"},
     {
         *("architectures", "augmentation", "config", "conversion", "evaluation", "history", "layers"),
         *("optimizers", "predictions", "preprocessing", "readers"),

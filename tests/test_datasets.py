@@ -11,7 +11,7 @@ import tensorflow as tf
 from conftest import TINY
 from sklearn.datasets import load_digits
 
-from keras_efficientnet import datasets
+from keras_efficientnet import datasets, preprocessing
 from keras_efficientnet.augmentation import random_affine
 from keras_efficientnet.config import make_config
 from keras_efficientnet.datasets import make_datasets, pipeline, records
@@ -175,8 +175,10 @@ def test_images_are_cropped_and_resized_as_the_network_or_the_options_say(option
     np.testing.assert_allclose(images, expected, atol=1e-3)
 
 
-def test_no_two_epochs_share_the_seeds_of_images():
-    """Seeds of images count up from their epoch's: those of 100 epochs must lie far apart, in both numbers."""
-    seeds = np.array([pipeline.image_seed(pipeline.epoch_seed(make_config(), epoch), 5) for epoch in range(100)])
-    assert all(len(set(column)) == 100 for column in seeds.T)
-    assert np.diff(np.sort(seeds[:, 1].astype("int64"))).min() > 100
+def test_no_two_images_of_a_run_share_a_seed():
+    """Nor the seeds of their crops, flips and augmentations; ImageNet's last epoch of 350, and the 2**32nd example."""
+    numbers = [*range(1000), 349 * 1_281_167, 2**32, 2**32 + 999]
+    seed_of = pipeline.image_seeds(make_config())
+    offsets = np.array([(0, 0), preprocessing.FLIP, pipeline.AUGMENTATION])
+    seeds = [tuple(seed_of(number).numpy() + offset) for number in numbers for offset in offsets]
+    assert len(set(seeds)) == 3 * len(numbers)

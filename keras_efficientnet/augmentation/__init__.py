@@ -7,7 +7,6 @@ import tensorflow as tf
 
 from keras_efficientnet.augmentation.erasing import random_erasing
 from keras_efficientnet.augmentation.operations import OPS, apply_op
-from keras_efficientnet.branching import choose
 
 TURN = math.radians(8.6)  # largest angle
 SCALE = 0.1  # largest change of size, as a share
@@ -123,7 +122,7 @@ def autoaugment(image, seed, *, official: bool = False):
         numbers = tf.constant([kinds.index((pair[place][0], pair[place][2])) for pair in POLICY_V0])
         applies = own[0] < tf.gather(tf.constant([pair[place][1] for pair in POLICY_V0]), index)
         number = tf.where(applies, tf.gather(numbers, index), len(kinds))
-        image = tf.ensure_shape(choose(number, [*branches, _leave], image, own[1:]), image.shape)
+        image = _choose(number, [*branches, _leave], image, own[1:])
     return image
 
 
@@ -144,8 +143,7 @@ def randaugment(image, seed, *, num_layers: int = 2, magnitude: float = 10, offi
         functools.partial(_apply, name=name, level=magnitude, most=RANDAUGMENT_MOST, official=official) for name in OPS
     ]
     for draws in tf.unstack(tf.random.stateless_uniform((num_layers, 4), seed)):
-        chosen = choose(tf.cast(len(OPS) * draws[0], tf.int32), branches, image, draws[1:])
-        image = tf.ensure_shape(chosen, image.shape)
+        image = _choose(tf.cast(len(OPS) * draws[0], tf.int32), branches, image, draws[1:])
     return image
 
 
@@ -155,6 +153,21 @@ def _apply(image, draws, *, name, level, **options):
 
 def _leave(image, draws):
     return image
+
+
+def _choose(number, branches, image, draws):
+    """What branch `number` makes of the image and the draws.
+
+    tf.switch_case does the same, but in a pipeline it visits every node of every branch: with AutoAugment's 50 branches
+    that took longer than the operations. Here only the branch that is taken costs time.
+    """
+    if tf.executing_eagerly():
+        return branches[int(number)](image, draws)
+    functions = [tf.function(branch, autograph=False).get_concrete_function(image, draws) for branch in branches]
+    chosen = tf.raw_ops.StatelessCase(
+        branch_index=number, input=[image, draws], Tout=[image.dtype], branches=functions, output_shapes=[image.shape]
+    )
+    return tf.ensure_shape(chosen[0], image.shape)
 
 
 def make_augmentation(

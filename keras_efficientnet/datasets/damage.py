@@ -11,7 +11,6 @@ from typing import Any
 
 import tensorflow as tf
 
-from keras_efficientnet.branching import choose
 from keras_efficientnet.datasets.sources import Source
 
 ERRORS = (  # that broken data raise in a pipeline
@@ -43,18 +42,19 @@ def is_corrupt(data):
     return tf.io.is_jpeg(data) & (start > 0) & tf.reduce_any((place > start) & (place < end) & ~allowed)
 
 
-def read(source: Source, classes: int, item, search=True):
+def read(source: Source, classes: int, item, *, search: bool = True):
     """(bytes of the picture, int32 label from 0) of an item. An error of TensorFlow, which names nothing, if broken.
 
     Args:
         source: where the item is from.
         classes: how many.
         item: of `source.items`.
-        search: whether to search a JPEG for noise, a bool or a tensor of one; that takes a tenth of the time.
+        search: whether to search a JPEG for noise; that takes a tenth of the time.
     """
     data, label = source.load(*tf.nest.flatten(item))
-    corrupt = choose(search, (lambda data: tf.constant(False), is_corrupt), data)
-    sound = (label >= 0) & (label < classes) & ~corrupt
+    sound = (label >= 0) & (label < classes)
+    if search:
+        sound &= ~is_corrupt(data)
     # not tf.debugging.Assert, which makes a tf.cond of it
     with tf.control_dependencies([tf.raw_ops.Assert(condition=sound, data=[label])]):
         return tf.identity(data), tf.cast(label, tf.int32)

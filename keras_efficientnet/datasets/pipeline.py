@@ -15,10 +15,10 @@ from keras_efficientnet.datasets.damage import first_problem, read
 from keras_efficientnet.datasets.sources import Source
 from keras_efficientnet.preprocessing import image_for_evaluation, image_for_training
 
-AUGMENTATION = (0x3C6EF372, 0)  # what its seed is apart from the crop's; stateless operations scramble what they get
+AUGMENTATION = (0, 0x3C6EF372)  # what its seed is apart from the crop's; stateless operations scramble what they get
 PARALLEL_CALLS = 64  # as the official code has it
 BATCHES_IN_FLIGHT = 12  # one of these has failed, as tf.while_loop runs up to ten steps at once
-RECORDS_IN_FLIGHT = 8 * 16_384  # in a shuffle buffer of an eighth, one record in 3000 stays longer
+RECORDS_IN_FLIGHT = 8 * 1024  # in a shuffle buffer of an eighth, one record in 3000 stays longer
 
 
 def train_examples(
@@ -43,19 +43,35 @@ def train_examples(
             f"`train_batch_size` must be a multiple of the {shard_count} readers. Received: {config.train_batch_size}"
         )
     share = config.train_batch_size // shard_count
+    searched = (-(-start // images) + 1) * images  # from here on all was seen
 
-    def is_ours(number, _):
-        return number % config.train_batch_size // share == shard_index
+    def is_ours(number, item):
+        return (number - start) % config.train_batch_size // share == shard_index
 
-    def example(of_epoch, index, item):
-        seed, is_new = of_epoch
-        data, label = read(source, config.num_label_classes, item, search=is_new)
-        return augmented(data, image_seed(seed, index), config, variant), label
+    def ours(first, last):
+        items = _in_order(source.items, images, config, first, last)
+        return items.filter(is_ours) if shard_count > 1 else items
 
-    items = _in_order(source.items, images, config, start)
-    if shard_count > 1:
-        items = items.enumerate().filter(is_ours).map(lambda number, item: item)
+    def search(number, item):
+        with tf.control_dependencies(read(source, config.num_label_classes, item)):
+            return tf.nest.map_structure(tf.identity, (number, item))
+
+    seed_of = image_seeds(config)
+
+    def example(number, item):
+        data, label = read(source, config.num_label_classes, item, search=False)
+        return augmented(data, seed_of(number), config, variant), label
+
+    new = ours(start, searched).map(search, num_parallel_calls=PARALLEL_CALLS, deterministic=True)
+    items = new.concatenate(ours(searched, None)).with_options(_untuned())  # last is the map: it melts with `batch`
     return items.map(example, num_parallel_calls=PARALLEL_CALLS, deterministic=True)
+
+
+def _untuned():
+    """Every number of threads is set here: measuring each element to tune them costs 2 % of the images a second."""
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    return options
 
 
 def _split_seed(config):
@@ -63,19 +79,16 @@ def _split_seed(config):
     return tf.unstack(tf.random.split(tf.constant([config.seed, 0]), 2))
 
 
-def _in_order(items, images, config, start):
-    """Endless ((seed of the epoch's pixels, whether its records are new to this process), index, item)."""
+def _in_order(items, images, config, start, stop=None):
+    """(number, item) of the examples from `start` on, to before `stop` or without end; counted over all epochs."""
     order_seed = _split_seed(config)[0]
 
-    def epoch_items(epoch):
-        of_epoch = (epoch_seed(config, epoch), (epoch - 1) * images < start)
-        return tf.data.Dataset.zip(
-            tf.data.Dataset.from_tensors(of_epoch).repeat(),
-            tf.data.Dataset.range(images),
-            items(tf.random.fold_in(order_seed, epoch)).repeat(),
-        )
+    def of_epoch(epoch):
+        numbers = tf.data.Dataset.range(epoch * images, (epoch + 1) * images)
+        return tf.data.Dataset.zip(numbers, items(tf.random.fold_in(order_seed, epoch)).repeat())
 
-    return tf.data.Dataset.range(start // images, tf.int64.max).flat_map(epoch_items).skip(start % images)
+    epochs = tf.data.Dataset.range(start // images, tf.int64.max if stop is None else -(-stop // images))
+    return epochs.flat_map(of_epoch).skip(start % images)
 
 
 def explain_train(source: Source, images: int, config, start: int) -> str | None:
@@ -85,7 +98,7 @@ def explain_train(source: Source, images: int, config, start: int) -> str | None
     can have read ahead, of the next epoch too.
     """
     classes, order_seed = config.num_label_classes, _split_seed(config)[0]
-    named = _in_order(source.named, images, config, start).map(lambda of_epoch, index, item: item)
+    named = _in_order(source.named, images, config, start).map(lambda number, item: item)
     decoded = min(BATCHES_IN_FLIGHT * config.train_batch_size, 2 * images)
     near = first_problem(source, classes, named.take(decoded))
     epochs = tf.data.Dataset.range(start // images, start // images + 2)
@@ -101,15 +114,10 @@ def encoded_examples(source: Source, config) -> tf.data.Dataset:
     return first_epoch.map(lambda *item: read(source, config.num_label_classes, item))
 
 
-def epoch_seed(config, epoch):
-    """The seed of an epoch's pixels, int32 [2]; both numbers differ from those of every other epoch."""
-    seed = tf.random.fold_in(_split_seed(config)[1], epoch)  # which leaves the epoch as it is in the second number
-    return tf.random.stateless_uniform((2,), seed, minval=None, maxval=None, dtype=tf.int32)
-
-
-def image_seed(of_epoch, index):
-    """The seed of an image's pixels, int32 [2], from that of its epoch and its number there."""
-    return of_epoch + tf.stack([0, tf.cast(index, tf.int32)])
+def image_seeds(config) -> Callable:
+    """A function from the number of an example, counted over all epochs, to the seed of its pixels, int32 [2]."""
+    key = _split_seed(config)[1]  # not within the function, which would split again for each image
+    return lambda number: key + tf.bitcast(tf.cast(number, tf.int64), tf.int32)
 
 
 def augmented(data, seed, config, variant: Variant):

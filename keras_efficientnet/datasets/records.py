@@ -20,10 +20,10 @@ FEATURES = {
 FIRST_LABEL = 1  # in the records; 0 is the background
 WITH_BACKGROUND = 1001  # classes with which the official code keeps the labels as they are
 OFFICIAL_IMAGES = {("train", 1024): 1_281_167, ("validation", 128): 50_000}  # of ImageNet, by number of files
-SHUFFLE_BUFFER = 16_384  # records
-FILES_AT_ONCE = 16
+SHUFFLE_BUFFER = 1024  # records
+FILES_AT_ONCE = 64
 RECORDS_AT_ONCE = 16
-READ_BUFFER = 8 << 20  # bytes
+READ_BUFFERS = {False: 256 << 10, True: 8 << 20}  # bytes, of files on this machine and of others
 RECORD_HEADER, RECORD_FOOTER = struct.Struct("<QI"), 4  # length, its checksum; checksum of the record
 STAT_THREADS = 32
 
@@ -111,6 +111,7 @@ def open_records(files: Sequence[str], classes: int, images: int) -> Source:
     with ThreadPoolExecutor(STAT_THREADS) as threads:
         sizes = list(threads.map(lambda path: tf.io.gfile.stat(path).length, files))
     first_label = 0 if classes == WITH_BACKGROUND else FIRST_LABEL
+    buffer = READ_BUFFERS["://" in files[0]]
 
     def items(read, seed):
         pairs = tf.data.Dataset.from_tensor_slices((list(files), tf.constant(sizes, tf.int64)))
@@ -127,9 +128,9 @@ def open_records(files: Sequence[str], classes: int, images: int) -> Source:
 
     return Source(
         images,
-        functools.partial(items, _records),
+        functools.partial(items, functools.partial(_records, buffer)),
         lambda record: parse(record, first_label),
-        functools.partial(items, _named_records),
+        functools.partial(items, functools.partial(_named_records, buffer)),
         first_label,
         lambda record: record == "",
         fault,
@@ -148,13 +149,13 @@ def parse(record, first_label: int = FIRST_LABEL):
     return features["image/encoded"], features["image/class/label"] - first_label
 
 
-def _records(path, size):
+def _records(buffer, path, size):
     """The records of a file. An empty file, whose copying failed, has an empty record, which cannot be parsed."""
-    records = tf.data.TFRecordDataset(path, buffer_size=READ_BUFFER)
+    records = tf.data.TFRecordDataset(path, buffer_size=buffer)
     return records.concatenate(tf.data.Dataset.from_tensors("").take(tf.cast(size == 0, tf.int64)))
 
 
-def _named_records(path, size):
+def _named_records(buffer, path, size):
     """(name, record) of each record, and an empty record where the file cannot be read on.
 
     TensorFlow's error does not name the file; what was read without it must come to the file's size in bytes.
@@ -171,6 +172,6 @@ def _named_records(path, size):
         return (number + tf.size(lengths, tf.int64), position), (names, records)
 
     # some at a time, as a function call for each would cost more than the reading; none mark the end
-    records = tf.data.TFRecordDataset(path, buffer_size=READ_BUFFER).ignore_errors().batch(RECORDS_AT_ONCE)
+    records = tf.data.TFRecordDataset(path, buffer_size=buffer).ignore_errors().batch(RECORDS_AT_ONCE)
     marked = records.concatenate(tf.data.Dataset.from_tensors(tf.fill([0], "")))
     return marked.scan((tf.constant(0, tf.int64), tf.constant(0, tf.int64)), number_them).unbatch()

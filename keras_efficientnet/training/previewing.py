@@ -12,7 +12,7 @@ from keras_efficientnet.augmentation.mixing import make_mixing, targets_of
 from keras_efficientnet.config import TrainConfig
 from keras_efficientnet.datasets import Data, make_datasets
 from keras_efficientnet.datasets.damage import in_words
-from keras_efficientnet.datasets.pipeline import augmented, epoch_seed, image_seed, make_reader
+from keras_efficientnet.datasets.pipeline import augmented, image_seeds, make_reader
 from keras_efficientnet.history import save_figure
 from keras_efficientnet.training.state import make_variant
 
@@ -58,9 +58,10 @@ def make_sheet(config: TrainConfig, data: Data) -> Sheet:
     read, batch = make_reader(config, variant), tf.stack(labels)
     mix = make_mixing(config.mixup_alpha, config.cutmix_alpha, data.classes)
 
+    seed_of = image_seeds(config)
+
     def column(epoch):
-        seed = epoch_seed(config, epoch)
-        seeds = [image_seed(seed, row) for row in range(len(encoded))]
+        seeds = [seed_of(epoch * data.train_images + row) for row in range(len(encoded))]
         rows = [augmented(picture, seed, config, variant) for picture, seed in zip(encoded, seeds, strict=True)]
         if mix is None:
             return tf.stack(rows), targets_of(batch, data.classes)
