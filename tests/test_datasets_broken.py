@@ -161,9 +161,9 @@ def test_noise_is_searched_until_every_record_was_seen(tmp_path, start, last):
 def test_noise_is_not_searched_again(epoch, is_found):
     """Of epochs of six records: what is left of the first and the second are searched, the third is not.
 
-    `fold_in` leaves the epoch in the second number of the seed. libjpeg passes over a marker after the picture.
+    `fold_in` leaves the epoch in the second number of the seed. libjpeg passes over a comment after the picture.
     """
-    marked = DATA[:-2] + b"\xff\x02" + DATA[-2:]
+    marked = DATA[:-2] + b"\xff\xfe\x00\x02" + DATA[-2:]
     sound, noise = (tf.data.Dataset.from_tensors(record(data, 1)) for data in (DATA, marked))
 
     def items(seed):
