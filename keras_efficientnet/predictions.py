@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png")  # of the images in a folder
+from keras_efficientnet.preprocessing import PICTURE_ENDINGS
 
 
 class Prediction(NamedTuple):
@@ -23,7 +23,7 @@ class Prediction(NamedTuple):
 def find_images(places: str) -> list[str]:
     """The files of a list of files, folders and patterns, separated by commas, each file once.
 
-    Of a folder its BMP, GIF, JPEG and PNG files, sorted, by their suffixes; `**` in a pattern stands for any folders.
+    Of a folder its pictures, sorted, by their endings; `**` in a pattern stands for any folders.
 
     Raises:
         FileNotFoundError: a file is not there, or a folder or pattern has no image.
@@ -33,8 +33,8 @@ def find_images(places: str) -> list[str]:
         found = _find(place)
         if not found:
             raise FileNotFoundError(
-                f"No image files at {place!r}. `images` must be image files, folders of them ({', '.join(SUFFIXES)}) "
-                "or patterns as dir/*.jpg, separated by commas."
+                f"No image files at {place!r}. `images` must be image files, folders of them "
+                f"({', '.join(PICTURE_ENDINGS)}) or patterns as dir/*.jpg, separated by commas."
             )
         files += found
     return list(dict.fromkeys(files))
@@ -42,7 +42,7 @@ def find_images(places: str) -> list[str]:
 
 def _find(place):
     if os.path.isdir(place):
-        return sorted(str(path) for path in Path(place).iterdir() if path.suffix.lower() in SUFFIXES)
+        return sorted(str(path) for path in Path(place).iterdir() if path.suffix.lower() in PICTURE_ENDINGS)
     return [place] if os.path.isfile(place) else sorted(filter(os.path.isfile, glob.glob(place, recursive=True)))
 
 
@@ -87,6 +87,6 @@ def _read(file, read):
     try:
         return read(Path(file).read_bytes())
     except tf.errors.OpError:  # TensorFlow's words are of its operations
-        return "is no whole BMP, GIF, JPEG or PNG image"
+        return "is no whole BMP, GIF, JPEG, PNG or WebP picture"
     except OSError as error:
         return f"cannot be read: {error.strerror}"

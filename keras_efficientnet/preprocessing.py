@@ -5,6 +5,7 @@ Source: github.com/tensorflow/tpu, models/official/efficientnet/preprocessing.py
 
 import tensorflow as tf
 
+PICTURE_ENDINGS = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".webp")  # of files that are decoded, in any case
 CROP_PADDING = 32  # pixels that evaluation's crop leaves out at the network's resolution
 CROP_AREA = (0.08, 1.0)  # of the image, in training; Szegedy et al. 2014, arxiv.org/abs/1409.4842
 CROP_RATIO = (3 / 4, 4 / 3)  # width to height

@@ -13,9 +13,9 @@ PACKAGE = ROOT / "keras_efficientnet"
 FLOORS = (
     {
         *("architectures", "augmentation", "config", "conversion", "evaluation", "history", "layers"),
-        *("optimizers", "predictions", "preprocessing", "readers"),
+        *("optimizers", "preprocessing", "readers"),
     },
-    {"blocks", "datasets", "export", "profiling", "reports", "weights"},
+    {"blocks", "datasets", "export", "predictions", "profiling", "reports", "weights"},
     {"models"},
     {"training"},
 )

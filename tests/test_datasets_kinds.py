@@ -74,7 +74,7 @@ def test_broken_picture_in_a_folder_is_named(tmp_path):
     ("make", "options", "message"),
     [
         (lambda folder: None, {}, "has no class folders"),
-        (lambda folder: (folder / "train/a").mkdir(parents=True), {}, "train/a has no picture with an ending of .jpg"),
+        (lambda folder: (folder / "train/a").mkdir(parents=True), {}, "train/a has no picture with an ending of .bmp"),
         (lambda folder: write_folder(folder, ["a", "b"], 2), {}, "No class has 10 pictures, of which one"),
         (lambda folder: write_folder(folder / "val", ["a"], 1), {}, "no folder called train"),
         (

@@ -132,17 +132,17 @@ def test_each_file_gets_its_classes_in_order_and_bad_ones_do_not_stop_the_others
     assert found[1].top == (("R", pytest.approx(0.5)), ("G", pytest.approx(0.3)))
     assert found[3].top == (("B", pytest.approx(0.8)), ("G", pytest.approx(0.2)))
     assert [prediction.fault is None for prediction in found] == [False, True, False, True, False, False]
-    assert found[2].fault == "is no whole BMP, GIF, JPEG or PNG image"
+    assert found[2].fault == "is no whole BMP, GIF, JPEG, PNG or WebP picture"
     assert found[5].fault == "cannot be read: No such file or directory"
 
 
 def test_images_are_files_folders_and_patterns(tmp_path):
-    names = ("a/2.png", "a/1.JPG", "a/inner/3.png", "b/4.gif", "b/notes.txt")
-    one, two, three, four, notes = (str(tmp_path / name) for name in ("a/1.JPG", "a/2.png", *names[2:]))
+    names = ("a/2.png", "a/1.JPG", "a/inner/3.png", "b/4.gif", "b/notes.txt", "a/5.webp")
+    one, two, three, four, notes, five = (str(tmp_path / name) for name in ("a/1.JPG", "a/2.png", *names[2:]))
     for name in names:
         write_image(tmp_path / name, (0, 0, 0))
-    assert find_images(f"{tmp_path}/a") == [one, two]
-    assert find_images(f"{two}, {tmp_path}/b,{tmp_path}/a") == [two, four, one]
+    assert find_images(f"{tmp_path}/a") == [one, two, five]
+    assert find_images(f"{two}, {tmp_path}/b,{tmp_path}/a") == [two, four, one, five]
     assert find_images(f"{tmp_path}/**/*.png") == [two, three]
     assert find_images(notes) == [notes]  # who names a file means it
     for nothing in ("b/*.png", "c", "c.png"):
@@ -216,7 +216,7 @@ def test_main_prints_a_table_of_five_for_each_image_and_names_the_bad_ones(train
     good = sorted(str(path) for path in (folder / "digits").glob("00[01]_*.png"))
     done = run_main("--mode=predict", f"--model_dir={folder}/run", f"--images={good[0]},{bad},{good[1]}")
     assert done.returncode == 1
-    assert done.stderr.splitlines()[-1] == f"main.py: {bad} is no whole BMP, GIF, JPEG or PNG image"
+    assert done.stderr.splitlines()[-1] == f"main.py: {bad} is no whole BMP, GIF, JPEG, PNG or WebP picture"
     lines = done.stdout.splitlines()
     assert (lines[0], lines[6], len(lines)) == (good[0], good[1], 12)
     ranks, percents, names = zip(*(line.split() for line in lines[1:6]), strict=True)

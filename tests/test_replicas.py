@@ -87,3 +87,9 @@ def test_replicas_drop_different_images_and_blocks():
     with strategy.scope():
         run = training.Run(config, training.make_variant(config), 1442, strategy)
     assert seeds(run) and all(first.numpy()[0] != second.numpy()[0] for first, second in seeds(run))
+
+
+def test_num_replicas_beside_tf_config_is_refused(monkeypatch):
+    monkeypatch.setenv("TF_CONFIG", '{"cluster": {"worker": ["localhost:1"]}, "task": {"type": "worker", "index": 0}}')
+    with pytest.raises(ValueError, match="Leave `num_replicas` out"):
+        training.make_strategy(make_config(num_replicas=2))

@@ -7,8 +7,8 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from keras_efficientnet.datasets.sources import Source
+from keras_efficientnet.preprocessing import PICTURE_ENDINGS
 
-ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp")  # in upper or lower case
 SPLITS = {"train": ("train", "training"), "validation": ("validation", "valid", "val", "test")}
 HELD_OUT = 10  # without a folder for validation, every tenth picture of a class, by name, is not trained on
 
@@ -39,9 +39,11 @@ def list_pictures(folder: str, names: Sequence[str] | None = None) -> Pictures:
     paths, labels = [], []
     for name in found:
         files = sorted(tf.io.gfile.listdir(os.path.join(folder, name)))
-        files = [file for file in files if file.lower().endswith(ENDINGS) and not file.startswith(".")]
+        files = [file for file in files if file.lower().endswith(PICTURE_ENDINGS) and not file.startswith(".")]
         if not files:
-            raise ValueError(f"{os.path.join(folder, name)} has no picture with an ending of {', '.join(ENDINGS)}.")
+            raise ValueError(
+                f"{os.path.join(folder, name)} has no picture with an ending of {', '.join(PICTURE_ENDINGS)}."
+            )
         paths += [os.path.join(folder, name, file) for file in files]
         labels += [names.index(name)] * len(files)
     if not paths:

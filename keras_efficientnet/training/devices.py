@@ -23,6 +23,10 @@ def make_strategy(config: TrainConfig) -> tf.distribute.Strategy:
     if config.tpu is not None:
         strategy = _make_tpu_strategy(config.tpu, config.tpu_zone, config.gcp_project)
     elif os.environ.get("TF_CONFIG"):
+        if config.num_replicas:
+            raise ValueError(
+                "With TF_CONFIG each host takes all of its devices. Leave `num_replicas` out, or unset it."
+            )
         strategy = _make_worker_strategy()
     else:
         devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
