@@ -35,6 +35,7 @@ setup(
     extras_require={
         "dev": [
             "build",
+            "etils<1.14; python_version < '3.11'",  # of tensorflow-datasets; pip of Python 3.10 does not find it
             "importlib_resources",
             "jax",
             "mypy",
@@ -45,7 +46,7 @@ setup(
             "scikit-learn",
             "tensorflow-datasets",
         ],
-        "tfds": ["importlib_resources", "tensorflow-datasets"],
+        "tfds": ["etils<1.14; python_version < '3.11'", "importlib_resources", "tensorflow-datasets"],
     },
     classifiers=[
         "Programming Language :: Python :: 3.10",
