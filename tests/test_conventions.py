@@ -13,7 +13,7 @@ PACKAGE = ROOT / "keras_efficientnet"
 FLOORS = (
     {
         *("architectures", "augmentation", "config", "conversion", "evaluation", "history", "layers"),
-        *("optimizers", "predictions", "preprocessing", "readers"),
+        *("optimizers", "predictions", "preprocessing", "readers", "runs"),
     },
     {"blocks", "datasets", "export", "profiling", "reports", "weights"},
     {"models"},

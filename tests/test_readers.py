@@ -17,10 +17,20 @@ from reference import fill
 
 from keras_efficientnet import load_weights, models
 from keras_efficientnet.conversion import to_timm
-from keras_efficientnet.readers import read_pth, read_safetensors
+from keras_efficientnet.readers import open_pth, open_safetensors
 
 FILES = GOLDEN / "pth"
 BASE = np.arange(12, dtype="float32").reshape(3, 4)
+
+
+def read_pth(path):
+    with open_pth(path) as arrays:
+        return {name: np.asarray(array) for name, array in arrays.items()}
+
+
+def read_safetensors(path):
+    with open_safetensors(path) as arrays:
+        return {name: np.asarray(array) for name, array in arrays.items()}
 
 
 class Payload:
