@@ -1,5 +1,7 @@
 """Each network equals timm's, fed through the converter; and what the engine refuses and adapts."""
 
+import json
+import math
 import resource
 import time
 import warnings
@@ -7,7 +9,7 @@ import warnings
 import keras
 import numpy as np
 import pytest
-from originals import assert_close, make, make_images, read_origin, read_state
+from originals import assert_close, make, make_images, read_origin, read_rows, read_state
 from reference import reference_images
 
 from keras_efficientnet import conversion, models
@@ -194,3 +196,47 @@ def test_b7_is_converted_within_three_seconds_and_two_copies():
     assert time.perf_counter() - start < 3
     grown = 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - resident)
     assert grown < 0.2 * size  # the two copies were there before: the arrays and the model
+
+
+LOAD = """
+import resource, sys, time
+import keras
+keras.initializers.VarianceScaling.__call__ = keras.initializers.Zeros.__call__
+from keras_efficientnet import load_weights, models
+
+before = 4096 * int(open("/proc/self/statm").read().split()[1])
+model = models.create_model(sys.argv[1])
+start = time.perf_counter()
+load_weights(model, sys.argv[2])
+print(time.perf_counter() - start, 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+
+
+def write_zeros(path, name):
+    """timm's file of a network, all zeros: it takes no room on the disk."""
+    header, place = {}, 0
+    for key, shape in read_rows("timm", f"keys_{name}"):
+        counter = key.endswith("num_batches_tracked")
+        end = place + (8 if counter else 4 * math.prod(shape))
+        header[key] = {"dtype": "I64" if counter else "F32", "shape": shape, "data_offsets": [place, end]}
+        place = end
+    text = json.dumps(header).encode()
+    with open(path, "wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        file.truncate(file.tell() + place)
+    return place
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["tf_efficientnet_b5", "tf_efficientnet_l2"])
+def test_a_model_and_its_file_take_little_more_memory_than_the_model(name, tmp_path, run_python):
+    size = write_zeros(tmp_path / "model.safetensors", name)
+    _, grown = map(float, run_python(LOAD, name, tmp_path / "model.safetensors").split())
+    assert grown < 2.2 * size
+
+
+@pytest.mark.slow
+def test_our_own_b7_is_loaded_within_a_second_and_a_half(tmp_path, run_python):
+    make("efficientnet-b7").save_weights(tmp_path / "b7.weights.h5")
+    seconds, _ = map(float, run_python(LOAD, "efficientnet-b7", tmp_path / "b7.weights.h5").split())
+    assert seconds < 1.5

@@ -61,11 +61,14 @@ def test_larger_imagenets_are_told_by_their_name(tiny, classes, words):
     np.testing.assert_array_equal(other.get_layer("top_bn").get_weights()[0], arrays["bn2.weight"])
 
 
-def test_other_classes_keep_the_classifier_and_say_so(tiny, origin):
-    _, arrays = numbered(tiny, origin, 12)
+@pytest.mark.parametrize("classes", [12, 1001])
+def test_other_classes_keep_the_classifier_and_say_so(tiny, origin, classes):
+    _, arrays = numbered(tiny, origin, classes)
     model = build(tiny, origin, 7)
     before = model.get_layer("predictions").get_weights()
-    with pytest.warns(UserWarning, match="is for 12 classes, of7 for 7: its classifier stays as it was. Train it"):
+    with pytest.warns(
+        UserWarning, match=f"is for {classes} classes, of7 for 7: its classifier stays as it was. Train it"
+    ):
         conversion.convert(model, arrays, origin=origin.name)
     np.testing.assert_array_equal(model.get_layer("predictions").get_weights()[0], before[0])
 
