@@ -176,7 +176,9 @@ def test_what_keras_applications_lacks_is_not_written(name, tmp_path):
 
 def test_a_network_that_pads_as_pytorch_is_not_written(tiny, tmp_path):
     """Also with the epsilon of the others, as torchvision's B5 to B7."""
-    with pytest.raises(ValueError, match="keras.applications has no network as efficientnet: it has the original B0 to"):
+    with pytest.raises(
+        ValueError, match="keras.applications has no network as efficientnet: it has the original B0 to"
+    ):
         to_keras_applications(models.make_model(tiny._replace(padding="symmetric")), tmp_path / "x.weights.h5")
 
 
