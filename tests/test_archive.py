@@ -15,10 +15,9 @@ import tensorflow as tf
 from keras_efficientnet import training
 from keras_efficientnet.config import make_config
 from keras_efficientnet.history import read
+from keras_efficientnet.runs import best_checkpoint, find_best
 from keras_efficientnet.training.archive import (
-    best_checkpoint,
     evaluations_since_best,
-    find_best,
     forget_after,
     keep_best,
 )

@@ -13,7 +13,7 @@ PACKAGE = ROOT / "keras_efficientnet"
 FLOORS = (
     {
         *("architectures", "augmentation", "config", "conversion", "evaluation", "history", "layers"),
-        *("optimizers", "preprocessing", "readers"),
+        *("optimizers", "preprocessing", "readers", "runs"),
     },
     {"blocks", "datasets", "export", "predictions", "profiling", "reports", "weights"},
     {"models"},

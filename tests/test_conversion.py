@@ -1,7 +1,7 @@
-"""Each network equals its original, fed through the converter: timm, torchvision."""
+"""Each network equals timm's, fed through the converter; and what the engine refuses and adapts."""
 
-import gzip
 import json
+import math
 import resource
 import time
 import warnings
@@ -9,52 +9,20 @@ import warnings
 import keras
 import numpy as np
 import pytest
-from conftest import GOLDEN
-from reference import reference_array, reference_images
+from originals import assert_close, make, make_images, read_origin, read_rows, read_state
+from reference import reference_images
 
 from keras_efficientnet import conversion, models
 from keras_efficientnet.architectures import VARIANTS, official_name
 
-# pixels of the reference images -> what the originals were run on: tests/golden/timm/cases.json, "normalisation"
-NORMALISATIONS = {
-    "imagenet": lambda x: (x / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225],
-    "half": lambda x: (x / 255 - 0.5) / 0.5,
-    "official_127_128": lambda x: (x - 127.0) / 128.0,
-}
 QUICK = {
     *("tf_efficientnet_b0", "tf_efficientnet_cc_b0_4e", "efficientnet_b1_pruned", "tf_efficientnet_lite0"),
     "tf_efficientnet_es",
 }
 
 
-def read_origin(origin):
-    return json.loads((GOLDEN / origin / "cases.json").read_text())
-
-
-TIMM, TORCHVISION = read_origin("timm"), read_origin("torchvision")
+TIMM = read_origin("timm")
 TIMM_MODELS = list(dict.fromkeys(case["model"] for case in TIMM["cases"]))
-
-
-def read_state(name, origin="timm"):
-    """The state_dict of the original: every array by the reference formula, under its own name and in its shape."""
-    rows = json.loads(gzip.decompress((GOLDEN / origin / f"keys_{name}.json.gz").read_bytes()))
-    experts = TIMM["experts"].get(name, {})
-    return {
-        key: reference_array(key, experts.get(key, shape)).reshape(shape)
-        if not key.endswith("num_batches_tracked")
-        else np.array(0)
-        for key, shape in rows
-    }
-
-
-def make(name, **arguments):
-    arguments = {"include_preprocessing": False, "classifier_activation": None, **arguments}
-    return models.create_model(name, input_shape=arguments.pop("input_shape", (None, None, 3)), **arguments)
-
-
-def make_images(case):
-    images = reference_images(case["batch"], case["height"], case["width"], case["image_seed"])
-    return NORMALISATIONS[case["normalisation"]](images.astype("float64")).astype("float32")
 
 
 def with_stages(model):
@@ -65,11 +33,6 @@ def with_stages(model):
             ends[layer.name[:6]] = layer.name
     places = ["stem", *sorted(key for key in ends if key.startswith("block")), "head"]
     return keras.Model(model.input, [model.output, *(model.get_layer(ends[place]).output for place in places)])
-
-
-def assert_close(actual, expected, case):
-    # a right float32 network is at 2e-6 of the largest logit: ../shared/reference said so of four implementations
-    np.testing.assert_allclose(actual, expected, rtol=0, atol=2e-5 * case["logits_max_abs"], err_msg=case["case"])
 
 
 def test_every_network_of_timm_has_its_row_and_its_data():
@@ -98,23 +61,6 @@ def test_a_network_equals_timms(name, golden):
         stats = [np.stack([f(x, axis=(1, 2, 3)) for f in (np.mean, np.std, np.max)], axis=-1) for x in maps]
         expected = logits[f"{case['case']}/stats"]
         np.testing.assert_allclose(stats, expected, rtol=1e-3, atol=1e-3 * np.abs(expected).max() / 10)
-
-
-@pytest.mark.parametrize(
-    "case",
-    [
-        pytest.param(case, id=case["model"], marks=[] if "b0" in case["model"] else pytest.mark.slow)
-        for case in TORCHVISION["cases"]
-    ],
-)
-def test_a_symmetrically_padded_network_equals_torchvisions(case, golden):
-    """torchvision lists the same arrays in the same order as timm, under other names."""
-    model = make(case["model"].replace("efficientnet_", "efficientnet-") + "-torch")
-    names = conversion.to_timm(model)
-    state = read_state(case["model"], "torchvision")
-    conversion.from_timm(model, dict(zip(names, state.values(), strict=True)))
-    outputs = keras.ops.convert_to_numpy(model(make_images(case), training=False))
-    assert_close(outputs[:, ::32], golden("torchvision/logits.npz")[f"{case['case']}/logits"], case)
 
 
 @pytest.fixture(scope="module")
@@ -250,3 +196,47 @@ def test_b7_is_converted_within_three_seconds_and_two_copies():
     assert time.perf_counter() - start < 3
     grown = 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - resident)
     assert grown < 0.2 * size  # the two copies were there before: the arrays and the model
+
+
+LOAD = """
+import resource, sys, time
+import keras
+keras.initializers.VarianceScaling.__call__ = keras.initializers.Zeros.__call__
+from keras_efficientnet import load_weights, models
+
+before = 4096 * int(open("/proc/self/statm").read().split()[1])
+model = models.create_model(sys.argv[1])
+start = time.perf_counter()
+load_weights(model, sys.argv[2])
+print(time.perf_counter() - start, 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+
+
+def write_zeros(path, name):
+    """timm's file of a network, all zeros: it takes no room on the disk."""
+    header, place = {}, 0
+    for key, shape in read_rows("timm", f"keys_{name}"):
+        counter = key.endswith("num_batches_tracked")
+        end = place + (8 if counter else 4 * math.prod(shape))
+        header[key] = {"dtype": "I64" if counter else "F32", "shape": shape, "data_offsets": [place, end]}
+        place = end
+    text = json.dumps(header).encode()
+    with open(path, "wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        file.truncate(file.tell() + place)
+    return place
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["tf_efficientnet_b5", "tf_efficientnet_l2"])
+def test_a_model_and_its_file_take_little_more_memory_than_the_model(name, tmp_path, run_python):
+    size = write_zeros(tmp_path / "model.safetensors", name)
+    _, grown = map(float, run_python(LOAD, name, tmp_path / "model.safetensors").split())
+    assert grown < 2.2 * size
+
+
+@pytest.mark.slow
+def test_our_own_b7_is_loaded_within_a_second_and_a_half(tmp_path, run_python):
+    make("efficientnet-b7").save_weights(tmp_path / "b7.weights.h5")
+    seconds, _ = map(float, run_python(LOAD, "efficientnet-b7", tmp_path / "b7.weights.h5").split())
+    assert seconds < 1.5

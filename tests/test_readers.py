@@ -17,10 +17,20 @@ from reference import fill
 
 from keras_efficientnet import load_weights, models
 from keras_efficientnet.conversion import to_timm
-from keras_efficientnet.readers import read_pth, read_safetensors
+from keras_efficientnet.readers import open_pth, open_safetensors
 
 FILES = GOLDEN / "pth"
 BASE = np.arange(12, dtype="float32").reshape(3, 4)
+
+
+def read_pth(path, **options):
+    with open_pth(path, **options) as arrays:
+        return {name: np.asarray(array) for name, array in arrays.items()}
+
+
+def read_safetensors(path):
+    with open_safetensors(path) as arrays:
+        return {name: np.asarray(array) for name, array in arrays.items()}
 
 
 class Payload:
@@ -58,6 +68,7 @@ def test_of_a_training_file_the_averaged_weights_are_taken():
     arrays = read_pth(FILES / "training.pth")
     assert list(arrays) == ["w"]
     np.testing.assert_array_equal(arrays["w"], [1.0, 1.0])
+    np.testing.assert_array_equal(read_pth(FILES / "training.pth", average=False)["w"], [0.0, 0.0])
 
 
 @pytest.mark.parametrize("format", ["zip", "legacy"])
@@ -180,6 +191,25 @@ def test_a_changed_number_in_a_zip_is_noticed(tmp_path):
 def test_what_is_no_dictionary_of_tensors_is_refused(tmp_path, content):
     with pytest.raises(ValueError, match="it holds"):
         read_pth(write_zip(tmp_path / "other.pth", pickle.dumps(content, protocol=2)))
+
+
+@pytest.mark.parametrize("kind", ["float64", "float16", "int64", "bool"])
+def test_safetensors_come_out_as_they_went_in(tmp_path, kind):
+    arrays = {"a": BASE.astype(kind), "scalar": np.array(3, kind), "empty": np.zeros((0, 2), kind)}
+    safetensors.numpy.save_file(arrays, tmp_path / "x.safetensors", metadata={"format": "pt"})
+    found = read_safetensors(tmp_path / "x.safetensors")
+    assert sorted(found) == sorted(arrays)
+    for name, array in arrays.items():
+        assert found[name].dtype == array.dtype
+        np.testing.assert_array_equal(found[name], array)
+
+
+def test_safetensors_of_short_floats_come_out(tmp_path):
+    """bfloat16, which numpy lacks: the upper half of a float32. The format: github.com/huggingface/safetensors."""
+    header = b'{"w":{"dtype":"BF16","shape":[2],"data_offsets":[0,4]}}'
+    numbers = np.array([1.5, -3.0], "float32").view("uint16")[1::2].tobytes()
+    (tmp_path / "x.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + numbers)
+    np.testing.assert_array_equal(read_safetensors(tmp_path / "x.safetensors")["w"].astype("float32"), [1.5, -3.0])
 
 
 def test_safetensors_cut_or_other_are_refused(tmp_path):

@@ -178,7 +178,7 @@ def test_fine_tuning_starts_from_a_file_with_other_classes(tmp_path, recwarn):
     source.save_weights(tmp_path / "seven.weights.h5")
     run = make_run(dataclasses.replace(config, weights=str(tmp_path / "seven.weights.h5")))
     assert run.restore(tmp_path / "run") == 0
-    assert "has other classes" in str(recwarn.pop(UserWarning).message)
+    assert "is for 7 classes" in str(recwarn.pop(UserWarning).message)
     for model in (run.model, run.average):
         np.testing.assert_array_equal(
             model.get_layer("top_conv").get_weights()[0], source.get_layer("top_conv").get_weights()[0]

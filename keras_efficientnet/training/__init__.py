@@ -14,7 +14,7 @@ import keras
 import tensorflow as tf
 from tqdm import tqdm
 
-from keras_efficientnet import evaluation
+from keras_efficientnet import evaluation, runs
 from keras_efficientnet.augmentation.mixing import make_mixing, mix_batches
 from keras_efficientnet.config import TrainConfig
 from keras_efficientnet.datasets import Data, make_datasets
@@ -71,10 +71,10 @@ def finish(config: TrainConfig, training: Run, data: Data, history: History, eva
     folder, progress = Path(config.directory), training.progress()
     outcomes = _evaluate(config, training, data, history, evaluate)
     _archive(config, training, history)
-    best = archive.find_best(folder)
+    best = runs.find_best(folder)
     best_step = from_chief(training.strategy, best["step"] if best else training.step)
     if config.takes_best and best_step != training.step:
-        training.take(archive.best_checkpoint(folder))
+        training.take(runs.best_checkpoint(folder))
         outcomes = outcomes_of(config, data, evaluate)
     results: dict[str, Any] = {"model": evaluation.score(outcomes)._asdict(), "best": best} | progress
     if config.skip_broken_records:

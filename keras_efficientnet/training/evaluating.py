@@ -11,7 +11,8 @@ from keras_efficientnet.config import TrainConfig
 from keras_efficientnet.datasets import Data
 from keras_efficientnet.datasets.damage import in_words
 from keras_efficientnet.history import History, plot, write_json
-from keras_efficientnet.training.archive import best_checkpoint, keep_best
+from keras_efficientnet.runs import best_checkpoint
+from keras_efficientnet.training.archive import keep_best
 from keras_efficientnet.training.products import write_evaluation
 from keras_efficientnet.training.state import Run
 

@@ -1,17 +1,22 @@
 """Files of weights of PyTorch programs -> arrays, without running anything that stands in them."""
 
+import contextlib
+import functools
 import io
+import json
 import math
 import pickle
 import struct
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import ml_dtypes
 import numpy as np
 import safetensors
-import safetensors.numpy
+
+from keras_efficientnet.readers.stored import Stored, in_words
 
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # the first pickle of a .pth file from before PyTorch 1.6; that is no zip file
 TYPES = {  # PyTorch's classes of storages
@@ -26,7 +31,20 @@ TYPES = {  # PyTorch's classes of storages
     "ByteStorage": np.dtype("uint8"),
     "BoolStorage": np.dtype("bool"),
 }
-NESTED = ("state_dict_ema", "model_ema", "state_dict", "model")  # where training programs keep the weights
+SAFE_TYPES = {  # of safetensors
+    "F64": np.dtype("<f8"),
+    "F32": np.dtype("<f4"),
+    "F16": np.dtype("<f2"),
+    "BF16": np.dtype(ml_dtypes.bfloat16),
+    "I64": np.dtype("<i8"),
+    "I32": np.dtype("<i4"),
+    "I16": np.dtype("<i2"),
+    "I8": np.dtype("i1"),
+    "U8": np.dtype("u1"),
+    "BOOL": np.dtype("bool"),
+}
+AVERAGED, TRAINED = ("state_dict_ema", "model_ema"), ("state_dict", "model")  # where training programs keep weights
+SAFE, PTH = "a whole .safetensors file", "a whole .pth file of tensors"
 
 
 class Storage(NamedTuple):
@@ -42,41 +60,64 @@ class Tensor(NamedTuple):
     strides: tuple[int, ...]
 
 
-# what the content of a file that is broken, or made to break its reader, raises
-BROKEN = (
-    *(ArithmeticError, AttributeError, EOFError, LookupError, MemoryError, NotImplementedError, OSError),
-    *(RecursionError, RuntimeError, TypeError, ValueError, pickle.UnpicklingError, struct.error, zipfile.BadZipFile),
-    safetensors.SafetensorError,
-)
-
-
-def read_safetensors(path: Path) -> dict[str, np.ndarray]:
+@contextlib.contextmanager
+def open_safetensors(path: Path) -> Iterator[dict[str, Stored]]:
     """The arrays of a `.safetensors` file.
 
     Raises:
         ValueError: it is none, not whole, or has numbers that numpy lacks.
     """
-    try:
-        return safetensors.numpy.load_file(path)
-    except BROKEN as error:
-        raise ValueError(f"{path} is not a whole .safetensors file: {error}") from error
+    with contextlib.ExitStack() as stack:
+        with in_words(path, SAFE):
+            with safetensors.safe_open(path, "np"):  # holds the header to the bytes that are there
+                file = stack.enter_context(open(path, "rb"))
+            (length,) = struct.unpack("<Q", file.read(8))
+            header = json.loads(file.read(length))
+            header.pop("__metadata__", None)
+            types = {key: SAFE_TYPES[row["dtype"]] for key, row in header.items()}
+
+        def store(key, shape, begin):
+            def read():
+                with in_words(path, SAFE):
+                    file.seek(8 + length + begin)
+                    return np.fromfile(file, types[key], math.prod(shape)).reshape(shape)
+
+            return Stored(shape, types[key], read)
+
+        yield {key: store(key, row["shape"], row["data_offsets"][0]) for key, row in header.items()}
 
 
-def read_pth(path: Path) -> dict[str, np.ndarray]:
+@contextlib.contextmanager
+def open_pth(path: Path, *, average: bool = True) -> Iterator[dict[str, Stored]]:
     """The arrays of a `.pth` file, as PyTorch's `torch.save(model.state_dict(), path)` writes it. Needs no PyTorch.
 
     Of a training program's file, which holds more, the averaged weights, else the trained ones. The names lose the
     "module." that training on several devices puts before them.
 
+    Args:
+        path: of the file.
+        average: whether averaged weights go before trained ones.
+
     Raises:
         ValueError: it is none, not whole, or asks for anything but tensors: nothing in it is run.
     """
-    try:
-        with open(path, "rb") as file:
+    with contextlib.ExitStack() as stack:
+        with in_words(path, PTH):
+            file = stack.enter_context(open(path, "rb"))
             content, storages = _read_zip(file) if zipfile.is_zipfile(path) else _read_legacy(file)
-        return _collect(content, storages)
-    except BROKEN as error:
-        raise ValueError(f"{path} is not a whole .pth file of tensors: {error}") from error
+            tensors = _collect(content, (*AVERAGED, *TRAINED) if average else TRAINED)
+            bytes_of = functools.lru_cache(1)(lambda key: storages[key].read())  # several tensors may lie in one
+            for tensor in tensors.values():
+                _check_reach(tensor, storages[tensor.storage.key].size)
+
+        def store(tensor):
+            def read():
+                with in_words(path, PTH):
+                    return _view(tensor, bytes_of(tensor.storage.key))
+
+            return Stored(tensor.shape, tensor.storage.dtype, read)
+
+        yield {name: store(tensor) for name, tensor in tensors.items()}
 
 
 class _Unpickler(pickle._Unpickler):  # type: ignore[name-defined]  # the one in Python: its operations can be chosen
@@ -146,21 +187,28 @@ def _rebuild_tensor(storage, offset, shape, strides, *_):
     return Tensor(storage, int(offset), tuple(map(int, shape)), tuple(map(int, strides)))
 
 
+class Bytes(NamedTuple):
+    size: int
+    read: Any
+
+
 def _read_zip(file):
     """The content of the pickle, and the bytes of each storage that it refers to."""
-    with zipfile.ZipFile(file) as archive:
-        names = archive.namelist()
-        if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
-            raise ValueError("it is compressed, which PyTorch never does")
-        pickled = next((name for name in names if name.endswith("/data.pkl") or name == "data.pkl"), None)
-        if pickled is None:
-            raise ValueError("it has no data.pkl")
-        folder = pickled.removesuffix("data.pkl")
-        if f"{folder}byteorder" in names and archive.read(f"{folder}byteorder") != b"little":
-            raise ValueError("its numbers have another order of bytes")
-        unpickler = _Unpickler(io.BytesIO(archive.read(pickled)))
-        content = unpickler.load()
-        return content, {key: archive.read(f"{folder}data/{key}") for key in unpickler.storages}
+    archive = zipfile.ZipFile(file)
+    names = archive.namelist()
+    if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
+        raise ValueError("it is compressed, which PyTorch never does")
+    pickled = next((name for name in names if name.endswith("/data.pkl") or name == "data.pkl"), None)
+    if pickled is None:
+        raise ValueError("it has no data.pkl")
+    folder = pickled.removesuffix("data.pkl")
+    if f"{folder}byteorder" in names and archive.read(f"{folder}byteorder") != b"little":
+        raise ValueError("its numbers have another order of bytes")
+    unpickler = _Unpickler(io.BytesIO(archive.read(pickled)))
+    content = unpickler.load()
+    entries = {key: archive.getinfo(f"{folder}data/{key}") for key in unpickler.storages}
+    storages = {key: Bytes(entry.file_size, functools.partial(archive.read, entry)) for key, entry in entries.items()}
+    return content, storages
 
 
 def _read_legacy(file):
@@ -169,37 +217,52 @@ def _read_legacy(file):
         raise ValueError("it does not begin as one")
     unpickler = _Unpickler(file)
     content = unpickler.load()
+    keys = _Unpickler(file).load()
+    here = file.tell()
+    end = file.seek(0, io.SEEK_END)
     storages = {}
-    for key in _Unpickler(file).load():
+    for key in keys:
+        file.seek(here)
         (elements,) = struct.unpack("<q", file.read(8))
-        size = elements * unpickler.storages[key].dtype.itemsize
-        storages[key] = file.read(max(0, size))
-        if len(storages[key]) != size:
+        size = max(0, elements) * unpickler.storages[key].dtype.itemsize
+        storages[key] = Bytes(size, functools.partial(_read_at, file, here + 8, size))
+        here += 8 + size
+        if here > end:
             raise EOFError("it ends too early")
     return content, storages
 
 
-def _collect(content, storages) -> dict[str, np.ndarray]:
+def _read_at(file, place, size):
+    file.seek(place)
+    return file.read(size)
+
+
+def _collect(content, nested) -> dict[str, Tensor]:
     if not isinstance(content, dict):
         raise ValueError(f"it holds a {type(content).__name__} in place of a dictionary of tensors")
-    content = next((content[key] for key in NESTED if isinstance(content.get(key), dict)), content)
+    content = next((content[key] for key in nested if isinstance(content.get(key), dict)), content)
     tensors: dict[Any, Any] = {name: value for name, value in content.items() if isinstance(value, Tensor)}
     if not tensors or len(tensors) < len(content):
         raise ValueError(
             f"it holds {len(content) - len(tensors)} things that are no tensors, and {len(tensors)} that are"
         )
-    arrays = {str(name).removeprefix("module."): _view(value, storages) for name, value in tensors.items()}
-    if len(arrays) < len(tensors):
+    named = {str(name).removeprefix("module."): value for name, value in tensors.items()}
+    if len(named) < len(tensors):
         raise ValueError("it has names twice, with and without module.")
-    return arrays
+    return named
 
 
-def _view(tensor, storages):
-    """The array of a tensor; its shape and strides, which come from the file, are held to the bytes that are there."""
-    elements = np.frombuffer(storages[tensor.storage.key], tensor.storage.dtype)
+def _check_reach(tensor, size):
+    """The shape and strides of a tensor, which come from the file, are held to the bytes that are there."""
+    elements = size // tensor.storage.dtype.itemsize
     reach = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.strides, strict=True))
     lowest = min((*tensor.shape, *tensor.strides, tensor.offset, 0))
-    if lowest < 0 or (math.prod(tensor.shape) and tensor.offset + reach >= len(elements)):
+    if lowest < 0 or (math.prod(tensor.shape) and tensor.offset + reach >= elements):
         raise ValueError("a tensor reaches beyond its numbers")
+
+
+def _view(tensor, content):
+    _check_reach(tensor, len(content))
+    elements = np.frombuffer(content, tensor.storage.dtype)
     strides = [stride * elements.itemsize for stride in tensor.strides]
     return np.lib.stride_tricks.as_strided(elements[tensor.offset :], tensor.shape, strides, writeable=False)

@@ -1,0 +1,113 @@
+"""Classifiers for other classes than the network's, of every origin: the background, ImageNet-21k and -12k."""
+
+import keras
+import numpy as np
+import pytest
+
+from keras_efficientnet import conversion, load_weights, models
+from keras_efficientnet.conversion.engine import extract
+
+ORIGINS = [name for name in conversion.ORIGINS if name != "ours"]
+
+
+@pytest.fixture(scope="module", params=ORIGINS)
+def origin(request):
+    return conversion.ORIGINS[request.param]
+
+
+def build(tiny, origin, classes):
+    row = tiny._replace(padding="symmetric", epsilon=1e-5) if origin.graph == ("symmetric", 1e-5) else tiny
+    return models.make_model(row, classes=classes, name=f"of{classes}")
+
+
+def numbered(tiny, origin, classes):
+    """The origin's arrays of a network whose classifier tells its classes apart: class i has the bias i."""
+    model = build(tiny, origin, classes)
+    kernel, _ = model.get_layer("predictions").get_weights()
+    kernel[:] = 0.001 * np.arange(classes)
+    model.get_layer("predictions").set_weights([kernel, np.arange(classes, dtype="float32")])
+    return model, {pair.key: array for pair, array in extract(model, origin)}
+
+
+def test_a_thousand_classes_leave_the_background_out(tiny, origin):
+    source, arrays = numbered(tiny, origin, 1001)
+    model = build(tiny, origin, 1000)
+    with pytest.warns(UserWarning, match="x is for 1001 classes, the background first: of1000 takes the other 1000"):
+        conversion.convert(model, arrays, "x", origin=origin.name)
+    kernel, bias = model.get_layer("predictions").get_weights()
+    np.testing.assert_array_equal(bias, np.arange(1, 1001))
+    np.testing.assert_array_equal(kernel, source.get_layer("predictions").get_weights()[0][:, 1:])
+
+
+def test_a_thousand_and_one_classes_keep_the_background(tiny, origin):
+    _, arrays = numbered(tiny, origin, 1001)
+    model = build(tiny, origin, 1001)
+    conversion.convert(model, arrays, origin=origin.name)
+    np.testing.assert_array_equal(model.get_layer("predictions").get_weights()[1], np.arange(1001))
+
+
+@pytest.mark.parametrize(("classes", "words"), [(21843, "ImageNet-21k"), (11821, "ImageNet-12k")])
+def test_larger_imagenets_are_told_by_their_name(tiny, classes, words):
+    origin = conversion.ORIGINS["timm"]
+    _, arrays = numbered(tiny, origin, classes)
+    same, other = build(tiny, origin, classes), build(tiny, origin, 1000)
+    conversion.convert(same, arrays)
+    assert same.get_layer("predictions").get_weights()[1][-1] == classes - 1
+    before = other.get_layer("predictions").get_weights()
+    message = f"is for {classes} classes, those of {words}, of1000 for 1000: its classifier stays as it was. Train it"
+    with pytest.warns(UserWarning, match=message):
+        conversion.convert(other, arrays)
+    np.testing.assert_array_equal(other.get_layer("predictions").get_weights()[0], before[0])
+    np.testing.assert_array_equal(other.get_layer("top_bn").get_weights()[0], arrays["bn2.weight"])
+
+
+@pytest.mark.parametrize("classes", [12, 1001])
+def test_other_classes_keep_the_classifier_and_say_so(tiny, origin, classes):
+    _, arrays = numbered(tiny, origin, classes)
+    model = build(tiny, origin, 7)
+    before = model.get_layer("predictions").get_weights()
+    with pytest.warns(
+        UserWarning, match=f"is for {classes} classes, of7 for 7: its classifier stays as it was. Train it"
+    ):
+        conversion.convert(model, arrays, origin=origin.name)
+    np.testing.assert_array_equal(model.get_layer("predictions").get_weights()[0], before[0])
+
+
+def test_other_channels_adapt_the_stem(tiny, origin):
+    _, arrays = numbered(tiny, origin, 7)
+    row = tiny._replace(padding="symmetric", epsilon=1e-5) if origin.graph == ("symmetric", 1e-5) else tiny
+    model = models.make_model(row, classes=7, input_shape=(32, 32, 1))
+    with pytest.warns(UserWarning, match="is for RGB, .* for images of 1 channels: the stem is adapted"):
+        conversion.convert(model, arrays, origin=origin.name)
+    kernel = arrays[f"{origin.ends['stem_conv']}{origin.separator}{origin.leaves['kernel']}"]
+    kernel = kernel.transpose(2, 3, 1, 0) if origin.separator == "." else kernel
+    np.testing.assert_allclose(model.get_layer("stem_conv").get_weights()[0], kernel.sum(2, keepdims=True), rtol=1e-6)
+
+
+def test_a_classifier_of_another_width_is_refused(tiny, origin):
+    source, arrays = numbered(tiny, origin, 7)
+    name = f"{origin.ends['predictions']}{origin.separator}{origin.leaves['kernel']}"
+    arrays[name] = np.concatenate([arrays[name]] * 2, axis=1 if origin.separator == "." else 0)
+    with pytest.raises(
+        ValueError, match="does not fit of9: .* Build the model with classes=7, or with include_top=Fal"
+    ):
+        conversion.convert(build(tiny, origin, 9), arrays, origin=origin.name)
+
+
+def test_our_own_file_with_a_background_fills_a_thousand_classes(tiny, tmp_path):
+    source, _ = numbered(tiny, conversion.ORIGINS["ours"], 1001)
+    source.save_weights(tmp_path / "x.weights.h5")
+    model = models.make_model(tiny)
+    with pytest.warns(UserWarning, match="the background first"):
+        load_weights(model, tmp_path / "x.weights.h5")
+    np.testing.assert_array_equal(model.get_layer("predictions").get_weights()[1], np.arange(1, 1001))
+
+
+def test_training_takes_the_rest_of_our_own_file_for_other_classes(tiny, tmp_path):
+    keras.utils.set_random_seed(0)
+    models.make_model(tiny, classes=5).save_weights(tmp_path / "x.weights.h5")
+    model = models.make_model(tiny, classes=7)
+    before = model.get_layer("predictions").get_weights()
+    with pytest.warns(UserWarning, match="x.weights.h5 is for 5 classes, efficientnet for 7"):
+        load_weights(model, tmp_path / "x.weights.h5", other_classes=True)
+    np.testing.assert_array_equal(model.get_layer("predictions").get_weights()[0], before[0])

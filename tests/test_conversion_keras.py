@@ -1,0 +1,273 @@
+"""Files of keras.applications and back, of keras-hub, of Keras 2, and runs of main.py."""
+
+import gc
+import json
+
+import h5py
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from conftest import GOLDEN
+from originals import assert_filled, make, read_rows, slow_if_large
+from reference import fill, reference_images
+
+from keras_efficientnet import load_weights, models
+from keras_efficientnet.config import make_config
+from keras_efficientnet.conversion import to_keras_applications
+from keras_efficientnet.conversion.engine import extract
+from keras_efficientnet.conversion.layers import KERAS_HUB
+from keras_efficientnet.training.archive import keep_best
+from keras_efficientnet.training.state import Run, make_variant
+
+SIZES = [slow_if_large(f"b{number}", number) for number in range(8)]
+SHAPE = (64, 64, 3)
+
+
+@pytest.fixture(autouse=True)
+def quick_start(monkeypatch):
+    monkeypatch.setattr(keras.initializers.VarianceScaling, "__call__", keras.initializers.Zeros.__call__)
+    yield
+    gc.collect()
+
+
+def layers_of_keras_3(number):
+    """{dataset: (shape, layer)} of the real file."""
+    rows = read_rows("keras_applications", f"weights_h5_efficientnetb{number}")
+    return {dataset: (tuple(shape), layer) for dataset, shape, layer in rows}
+
+
+def layers_of_keras_2(number):
+    """[layer, [(variable, shape)]] of the real file."""
+    return read_rows("keras_applications", f"legacy_h5_efficientnetb{number}")
+
+
+def write_constants(path, number, layout):
+    """The real file, each array of one number of its own; returns the numbers of those that are the network's.
+
+    HDF5 does not write arrays that were only created: the files are small.
+    """
+    numbers = []
+
+    def create(group, name, shape, layer):
+        numbers.append((len(numbers) + 1, layer))
+        group.create_dataset(name, shape, "float32", fillvalue=len(numbers))
+
+    with h5py.File(path, "w") as h5:
+        if layout == "keras 3":
+            for dataset, (shape, layer) in layers_of_keras_3(number).items():
+                create(h5, dataset, shape, layer)
+                h5[dataset.rpartition("/")[0]].attrs["name"] = layer
+        else:
+            layers = layers_of_keras_2(number)
+            h5.attrs["layer_names"] = [layer.encode() for layer, _ in layers]
+            for layer, variables in layers:
+                group = h5.create_group(layer)
+                group.attrs["weight_names"] = [name.encode() for name, _ in variables]
+                for name, shape in variables:
+                    create(group, name, tuple(shape), layer)
+    return {number for number, layer in numbers if layer != "normalization"}
+
+
+@pytest.mark.parametrize("layout", ["keras 3", "keras 2"])
+@pytest.mark.parametrize("number", SIZES)
+def test_every_array_of_keras_applications_fills_one_variable(number, layout, tmp_path):
+    path = tmp_path / ("b.weights.h5" if layout == "keras 3" else "b.h5")
+    wanted = write_constants(path, number, layout)
+    model = make(f"efficientnet-b{number}", weights=path)
+    assert_filled(model, wanted)
+
+
+@pytest.mark.parametrize("number", SIZES)
+def test_what_is_written_for_keras_applications_is_laid_out_as_its_own(number, tmp_path):
+    model = make(f"efficientnet-b{number}")
+    to_keras_applications(model, tmp_path / "b.weights.h5")
+    with h5py.File(tmp_path / "b.weights.h5") as h5:
+        found = {}
+        h5.visititems(
+            lambda name, entry: (
+                found.update({name: (entry.shape, entry.parent.attrs["name"])})
+                if isinstance(entry, h5py.Dataset)
+                else None
+            )
+        )
+    assert found == layers_of_keras_3(number)
+    to_keras_applications(model, tmp_path / "b.h5")
+    with h5py.File(tmp_path / "b.h5") as h5:
+        rows = [
+            [layer, [[name, list(h5[layer][name].shape)] for name in h5[layer].attrs["weight_names"]]]
+            for layer in h5.attrs["layer_names"]
+        ]
+    as_text = json.loads(json.dumps(rows, default=bytes.decode))
+    assert as_text == [row for row in layers_of_keras_2(number) if row[1]]
+
+
+def theirs(**arguments):
+    return keras.applications.EfficientNetB0(input_shape=SHAPE, classifier_activation=None, **arguments)
+
+
+def write_keras_2(model, path):
+    """As Keras 2 wrote it: keras/src/legacy/saving/legacy_h5_format.py still does."""
+    from keras.src.legacy.saving import legacy_h5_format
+
+    with h5py.File(path, "w") as h5:
+        legacy_h5_format.save_weights_to_hdf5_group(h5, model)
+
+
+def assert_same(actual, expected):
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("name", ["b0.weights.h5", "b0.h5", "b0.keras"])
+def test_a_file_of_keras_applications_gives_its_logits(name, tmp_path):
+    """Without weights its network divides pixels by 255 and does no more."""
+    original = fill(theirs(weights=None))
+    if name == "b0.h5":
+        write_keras_2(original, tmp_path / name)
+    else:
+        (original.save if name.endswith(".keras") else original.save_weights)(tmp_path / name)
+    ours = make("efficientnet-b0", weights=tmp_path / name)
+    images = reference_images(2, 64, 64, seed=1)
+    assert_same(ours(images / np.float32(255), training=False), original(images, training=False))
+
+
+@pytest.mark.parametrize("name", ["notop.weights.h5", "notop.h5"])
+def test_a_file_without_the_top_fills_a_network_without(name, tmp_path):
+    original = fill(theirs(weights=None, include_top=False))
+    (write_keras_2 if name == "notop.h5" else keras.Model.save_weights)(original, tmp_path / name)
+    ours = models.EfficientNetB0(include_top=False, include_preprocessing=False, weights=tmp_path / name)
+    images = reference_images(1, 64, 64, seed=1)
+    assert_same(ours(images / np.float32(255), training=False), original(images, training=False))
+    with pytest.raises(ValueError, match="Missing: .*predictions/kernel.* Build the model with include_top=False"):
+        make("efficientnet-b0", weights=tmp_path / name)
+
+
+@pytest.mark.parametrize(("name", "preprocessing"), [("back.weights.h5", True), ("back.h5", False)])
+def test_keras_applications_takes_our_weights(name, preprocessing, tmp_path):
+    ours = fill(make("efficientnet-b0", include_preprocessing=preprocessing))
+    to_keras_applications(ours, tmp_path / name)
+    images = reference_images(2, 64, 64, seed=1)
+    expected = ours(images, training=False)
+    assert_same(theirs(weights=str(tmp_path / name))(images, training=False), expected)
+    loaded = theirs(weights=None)
+    loaded.load_weights(tmp_path / name)
+    assert_same(loaded(images, training=False), expected)
+    assert_same(make("efficientnet-b0", include_preprocessing=preprocessing, weights=tmp_path / name)(images), expected)
+
+
+def test_keras_applications_takes_our_network_without_its_top(tmp_path):
+    ours = fill(models.EfficientNetB0(include_top=False))
+    to_keras_applications(ours, tmp_path / "notop.h5")
+    images = reference_images(1, 64, 64, seed=1)
+    expected = ours(images, training=False)
+    assert_same(theirs(weights=str(tmp_path / "notop.h5"), include_top=False)(images, training=False), expected)
+
+
+@pytest.mark.parametrize("name", ["efficientnet-b0-torch", "efficientnet-lite0", "efficientnet-condconv-b0-4e"])
+def test_what_keras_applications_lacks_is_not_written(name, tmp_path):
+    with pytest.raises(
+        ValueError, match="which is no part of an EfficientNet of keras.ap|it has the original B0 to B7"
+    ):
+        to_keras_applications(make(name), tmp_path / "x.weights.h5")
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(ValueError, match="must end in .weights.h5 or .h5. Received: 'x.keras'"):
+        to_keras_applications(make(name), "x.keras")
+
+
+def test_a_network_that_pads_as_pytorch_is_not_written(tiny, tmp_path):
+    """Also with the epsilon of the others, as torchvision's B5 to B7."""
+    with pytest.raises(
+        ValueError, match="keras.applications has no network as efficientnet: it has the original B0 to"
+    ):
+        to_keras_applications(models.make_model(tiny._replace(padding="symmetric")), tmp_path / "x.weights.h5")
+
+
+def write_hub(folder, model):
+    """A folder as keras-hub 0.32 wrote it: the network and the classifier apart; names of ../shared/facts/peers.md."""
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    counts = {}
+    with h5py.File(folder / "model.weights.h5", "w") as backbone, h5py.File(folder / "task.weights.h5", "w") as task:
+        for pair, array in extract(model, KERAS_HUB):
+            layer = pair.key.rpartition("/")[0]
+            group = (task if layer == "predictions" else backbone).require_group(f"layers/{layer}_of_a_class/vars")
+            group.attrs["name"] = layer
+            counts[layer] = counts.get(layer, -1) + 1
+            group[str(counts[layer])] = array
+    return folder
+
+
+def test_a_preset_of_keras_hub_fills_a_symmetric_network(tiny, tmp_path):
+    row = tiny._replace(padding="symmetric", epsilon=1e-5)
+    source = fill(models.make_model(row, classes=10))
+    write_hub(tmp_path / "preset", source)
+    loaded = models.make_model(row, classes=10, weights=tmp_path / "preset")
+    for ours, expected in zip(loaded.get_weights(), source.get_weights(), strict=True):
+        np.testing.assert_array_equal(ours, expected)
+    with pytest.raises(ValueError, match="weights of keras-hub, trained with symmetric padding"):
+        models.make_model(tiny, classes=10, weights=tmp_path / "preset")
+
+
+def test_a_file_from_before_names_says_so(tiny, tmp_path):
+    model = models.make_model(tiny, classes=10)
+    model.save_weights(tmp_path / "old.weights.h5")
+    with h5py.File(tmp_path / "old.weights.h5", "a") as h5:
+        for group in h5["layers"].values():
+            if "vars" in group:
+                group["vars"].attrs.pop("name", None)
+    with pytest.raises(ValueError, match="its layers have no names, as before Keras 3.6. Load it with Keras and save"):
+        load_weights(model, tmp_path / "old.weights.h5")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A run at step 0: its network holds zeros, its average ones; the best one twos."""
+    folder = tmp_path_factory.mktemp("run")
+    config = make_config(model_dir=str(folder), width_coefficient=0.25, depth_coefficient=0.2, input_image_size=32)
+    run = Run(config, make_variant(config), 100, tf.distribute.get_strategy())
+    run.restore(folder)
+    for number, model in enumerate((run.model, run.average)):
+        model.set_weights([np.full_like(array, number) for array in model.get_weights()])
+    run.save()
+    run.average.set_weights([np.full_like(array, 2) for array in run.average.get_weights()])
+    keep_best(folder, 0, {"top_1_accuracy": 0.5}, run.write)
+    return folder, models.make_model(make_variant(config), classes=config.num_label_classes)
+
+
+def values(model):
+    return {float(value) for array in model.get_weights() if array.dtype == "float32" for value in np.unique(array)}
+
+
+@pytest.mark.parametrize("place", ["", "checkpoints", "checkpoints/ckpt-0"])
+def test_a_run_gives_the_averaged_weights_of_its_last_checkpoint(run, place):
+    folder, model = run
+    load_weights(model, folder / place)
+    assert values(model) == {1}
+    load_weights(model, folder / place, average=False)
+    assert values(model) == {0}
+
+
+def test_a_run_whose_best_checkpoint_counts_gives_that(run, tmp_path):
+    folder, model = run
+    options = json.loads((folder / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(options | {"use_best": True}))
+    (tmp_path / "archive").symlink_to(folder / "archive")
+    load_weights(model, tmp_path)
+    assert values(model) == {2}
+
+
+def test_a_run_without_checkpoints_gives_its_exported_network(run, tmp_path):
+    folder, model = run
+    (tmp_path / "config.json").write_text((folder / "config.json").read_text())
+    with pytest.raises(ValueError, match="has neither a checkpoint nor a model.keras. Train it first"):
+        load_weights(model, tmp_path)
+    load_weights(model, folder)
+    model.save(tmp_path / "model.keras")
+    model.set_weights([0 * array for array in model.get_weights()])
+    load_weights(model, tmp_path)
+    assert values(model) == {1}
+
+
+def test_golden_layouts_are_of_every_network_of_keras_applications():
+    for layout in ("weights_h5", "legacy_h5"):
+        assert len(list((GOLDEN / "keras_applications").glob(f"{layout}_efficientnetb[0-7].json.gz"))) == 8

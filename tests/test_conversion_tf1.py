@@ -1,0 +1,159 @@
+"""Checkpoints of the official code, written by TensorFlow's own saver: raw and averaged, with slots and counters."""
+
+import gc
+import re
+import warnings
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from originals import assert_close, assert_filled, make, make_images, read_origin, read_rows
+from reference import reference_array
+
+from keras_efficientnet import conversion, load_weights, models
+from keras_efficientnet.conversion.official import OFFICIAL
+
+TF1 = read_origin("tf1")
+NAMES = list(dict.fromkeys(case["model"] for case in TF1["cases"]))
+QUICK = {"efficientnet-b0", "efficientnet-condconv-b0-4e", "efficientnet-lite0", "efficientnet-edgetpu-S"}
+PARAMETERS = [pytest.param(name, marks=[] if name in QUICK else [pytest.mark.slow]) for name in NAMES]
+AVERAGED, SLOTS = "/ExponentialMovingAverage", ("/RMSProp", "/RMSProp_1")
+
+
+@pytest.fixture(autouse=True)
+def quick_start(monkeypatch):
+    monkeypatch.setattr(keras.initializers.VarianceScaling, "__call__", keras.initializers.Zeros.__call__)
+    yield
+    gc.collect()
+
+
+def save(path, arrays):
+    """A checkpoint as a training of TensorFlow 1 leaves it; returns its path."""
+    with tf.Graph().as_default(), tf.compat.v1.Session() as session:
+        holders = {name: tf.compat.v1.placeholder(array.dtype, array.shape) for name, array in arrays.items()}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            variables = {name: tf.compat.v1.Variable(x, use_resource=False) for name, x in holders.items()}
+        feed = {holders[name]: array for name, array in arrays.items()}
+        session.run([variable.initializer for variable in variables.values()], feed)
+        return tf.compat.v1.train.Saver(variables).save(session, str(path / "model.ckpt"), global_step=109474)
+
+
+def make_arrays(name, *, slots=False):
+    """The training checkpoint: each variable by its own name, the averaged by theirs."""
+    experts = TF1["experts"].get(name, {})
+    arrays = {}
+    for key, shape in read_rows("tf1", f"keys_{name}"):
+        if key == "global_step":
+            arrays[key] = np.array(109474, "int64")
+        elif slots or not key.endswith(SLOTS):
+            full = experts.get(key.removesuffix(AVERAGED), shape)
+            zeros = key.endswith(SLOTS)
+            arrays[key] = np.zeros(shape, "float32") if zeros else reference_array(key, full).reshape(shape)
+    return arrays
+
+
+def shuffle_counters(arrays):
+    """Other numbers of conditional convolutions, in the order that each block has: as other years of the code gave."""
+    blocks = sorted({int(found[1]) for key in arrays if (found := re.search(r"blocks_(\d+)/cond_conv2d", key))})
+    others = dict(zip(blocks, blocks[::-1], strict=True))
+
+    def rename(key):
+        found = re.fullmatch(r"(.*/blocks_(\d+)/(?:depthwise_)?cond_conv2d)(?:_(\d+))?(/.*)", key)
+        if not found:
+            return key
+        number = int(found[3] or 0) - 3 * blocks.index(int(found[2]))  # 1 and 2 in each block, or 0
+        return f"{found[1]}_{20 * others[int(found[2])] + 9 * max(0, number)}{found[4]}".replace("model/", "")
+
+    return {rename(key): array for key, array in arrays.items()}
+
+
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_a_network_equals_the_official_one(name, golden, tmp_path):
+    """Averaged weights by default, from the checkpoint's folder; the trained ones when they are asked for."""
+    arrays = make_arrays(name, slots=name in QUICK)
+    path = save(tmp_path, shuffle_counters(arrays) if name == "efficientnet-condconv-b0-4e" else arrays)
+    model = make(name, classes=1001 if "edgetpu" in name else 1000)
+    logits = golden("tf1/logits.npz")
+    for weights, source in (("ema", tmp_path), ("raw", path)):
+        load_weights(model, source, average=weights == "ema")
+        for case in (case for case in TF1["cases"] if (case["model"], case["weights"]) == (name, weights)):
+            outputs = keras.ops.convert_to_numpy(model(make_images(case), training=False))
+            assert_close(outputs[:, ::32], logits[f"{case['case']}/logits"], case)
+
+
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_every_variable_fills_one_of_ours(name):
+    rows = [(key, shape) for key, shape in read_rows("tf1", f"keys_{name}") if not key.endswith(AVERAGED)]
+    numbers = {key: number for number, (key, _) in enumerate(rows, 1)}
+    model = make(name, classes=1001 if "edgetpu" in name else 1000)
+    conversion.convert(model, {key: np.broadcast_to(np.float32(numbers[key]), shape) for key, shape in rows})
+    assert_filled(model, {numbers[key] for key in numbers if not key.endswith((*SLOTS, "global_step"))})
+
+
+def test_a_lite_network_leaves_the_background_out(golden, tmp_path):
+    """EdgeTPU's files are for 1001 classes, of which "background" is the first."""
+    path = save(tmp_path, make_arrays("efficientnet-edgetpu-S"))
+    model = make("efficientnet-edgetpu-S")
+    with pytest.warns(UserWarning, match="is for 1001 classes, the background first: .* takes the other 1000"):
+        load_weights(model, path)
+    case = next(case for case in TF1["cases"] if case["case"] == "efficientnet-edgetpu-S/193x225_n2_ema")
+    outputs = keras.ops.convert_to_numpy(model(make_images(case), training=False))
+    assert_close(outputs[:, 31::32], golden("tf1/logits.npz")[f"{case['case']}/logits"][:, 1:], case)
+
+
+@pytest.fixture
+def tiny_arrays(tiny):
+    model = models.make_model(tiny, classes=10)
+    rng = np.random.default_rng(0)
+    pairs = conversion.engine.pair_variables(model, OFFICIAL)
+    return {f"efficientnet-b0/{pair.key}": rng.uniform(0.5, 1.5, pair.shape).astype("float32") for pair in pairs}
+
+
+def test_without_averages_the_trained_weights_are_taken(tiny, tiny_arrays, tmp_path):
+    model = models.make_model(tiny, classes=10, weights=save(tmp_path, tiny_arrays))
+    kernel = model.get_layer("predictions").get_weights()[0]
+    np.testing.assert_array_equal(kernel, tiny_arrays["efficientnet-b0/head/dense/kernel"])
+
+
+@pytest.mark.parametrize("end", ["", ".index", ".meta", ".data-00000-of-00001"])
+def test_a_checkpoint_is_found_by_any_of_its_files(tiny, tiny_arrays, tmp_path, end):
+    models.make_model(tiny, classes=10, weights=save(tmp_path, tiny_arrays) + end)
+
+
+def test_a_checkpoint_of_two_networks_is_refused(tiny, tiny_arrays):
+    double = {key.replace("b0", "b1"): array for key, array in tiny_arrays.items()}
+    with pytest.raises(ValueError, match="The checkpoint is of several networks: .* and .*. Take one"):
+        conversion.convert(models.make_model(tiny, classes=10), tiny_arrays | double)
+
+
+def test_a_variable_without_its_average_is_missing(tiny, tiny_arrays, tmp_path):
+    averaged = {f"{key}{AVERAGED}": array for key, array in tiny_arrays.items() if "head/dense" not in key}
+    path = save(tmp_path, tiny_arrays | averaged)
+    with pytest.raises(ValueError, match=r"Missing: \['head/dense/bias', 'head/dense/kernel'\]"):
+        models.make_model(tiny, classes=10, weights=path)
+    models.make_model(tiny, include_top=False, weights=path)
+
+
+@pytest.mark.parametrize("damage", ["cut", "flipped", "gone", "index"])
+def test_a_broken_checkpoint_is_an_error_that_says_so(tiny, tiny_arrays, tmp_path, damage):
+    path = save(tmp_path, tiny_arrays)
+    model = models.make_model(tiny, classes=10)
+    before = model.get_weights()
+    data = next(tmp_path.glob("*.data-*"))
+    content = bytearray(data.read_bytes())
+    if damage == "cut":
+        data.write_bytes(content[: len(content) // 2])
+    elif damage == "flipped":
+        content[len(content) // 2] ^= 1
+        data.write_bytes(content)
+    elif damage == "gone":
+        data.unlink()
+    else:
+        (tmp_path / "model.ckpt-109474.index").write_bytes(b"nothing of the kind")
+    with pytest.raises(ValueError, match="model.ckpt-109474 is not a whole TensorFlow checkpoint: ") as caught:
+        load_weights(model, path)
+    assert "\n" not in str(caught.value)
+    for old, new in zip(before, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(old, new)
