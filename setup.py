@@ -35,6 +35,7 @@ setup(
     extras_require={
         "dev": [
             "build",
+            "huggingface_hub",
             "importlib_resources",
             "jax",
             "mypy",
@@ -46,6 +47,7 @@ setup(
             "tensorflow-datasets",
         ],
         "tfds": ["importlib_resources", "tensorflow-datasets"],
+        "weights": ["huggingface_hub"],
     },
     classifiers=[
         "Programming Language :: Python :: 3.10",
