@@ -43,7 +43,9 @@ class TrainConfig:
         None, "Epsilon of the batch norms; the network's own by default.", least=0
     )
     weights: str | None = option(
-        None, "Weights to start from: .keras, .weights.h5, timm's .safetensors or .pth; another classifier stays fresh."
+        None,
+        "Weights to start from: a name such as imagenet or noisy-student, or a file, .keras, .weights.h5, timm's "
+        ".safetensors or .pth; another classifier stays fresh.",
     )
     frozen_layers: str | None = option(
         None, "What is not trained: backbone, batch_norm, or a pattern of layer names, (stem|block[1-4]).* for example."

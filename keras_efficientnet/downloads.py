@@ -37,7 +37,7 @@ def download(url: str, folder: pathlib.Path) -> pathlib.Path:
     except (OSError, http.client.HTTPException) as error:
         raise ConnectionError(f"Tried {url}: {describe(error)}.") from None
     if not sha256(partial).startswith(digits[1]):
-        partial.unlink()
+        partial.unlink(missing_ok=True)
         raise ValueError(f"What came from {url} has another SHA-256 than its name says, and is deleted. Try again.")
     return partial.replace(path)
 
@@ -58,7 +58,7 @@ def _fetch(url: str, partial: pathlib.Path) -> None:
             begun = 0
         length = response.headers.get("Content-Length")
         total = begun + int(length) if length else None
-        bar = tqdm.tqdm(desc=partial.stem, initial=begun, total=total, unit="B", unit_scale=True, leave=False)
+        bar = tqdm.tqdm(desc=partial.stem, initial=begun, total=total, unit="B", unit_scale=True)
         with partial.open("ab" if begun else "wb") as file, bar:
             while piece := response.read(PIECE):
                 bar.update(file.write(piece))
@@ -80,4 +80,4 @@ def describe(error: BaseException) -> str:
     """The first cause of an error, in one line."""
     while error.__cause__ is not None:
         error = error.__cause__
-    return f"{type(error).__name__}: {' '.join(str(error).split()).rstrip('.')}"
+    return f"{type(error).__name__}: {' '.join(str(error).split())}".rstrip(".: ")

@@ -46,7 +46,7 @@ def test_progress_is_shown(fetch, capsys):
     fetch()
     out, error = capsys.readouterr()
     assert not out
-    assert f"{NAME}: " in error and "/3.00M [" in error
+    assert f"{NAME}: 100%" in error and "3.00M/3.00M" in error
 
 
 def test_a_file_with_another_hash_is_not_kept(server, fetch, tmp_path):

@@ -1,5 +1,6 @@
 """Published weights by name in the builders: from a cache that is real, and from a row that is made here."""
 
+import dataclasses
 import hashlib
 
 import keras
@@ -9,8 +10,9 @@ import safetensors.numpy
 from reference import fill, reference_images
 from servers import place
 
-from keras_efficientnet import conversion, models, pretrained
+from keras_efficientnet import conversion, models, pretrained, training
 from keras_efficientnet.architectures import VARIANTS
+from keras_efficientnet.config import make_config
 
 IMAGES = reference_images(2, 32, 32, seed=1)
 
@@ -97,6 +99,23 @@ def test_create_model_takes_the_name_behind_a_point(local):
         ValueError, match="There are no weights 'ns_jft_in1k' of tiny. Choose one of: 'advprop', 'ap_in"
     ):
         models.create_model("tiny.ns_jft_in1k")
+
+
+def test_training_starts_from_weights_by_name_with_their_pixels(local, tmp_path):
+    size = {"width_coefficient": 0.25, "depth_coefficient": 0.5, "input_image_size": 32, "num_label_classes": 10}
+    config = make_config(model_name="tiny", weights="advprop", model_dir=str(tmp_path / "run"), **size)
+    variant = training.make_variant(config)
+    assert variant.mean == variant.deviation == (127.5,) * 3
+    strategy = training.make_strategy(config)
+    with strategy.scope():
+        run = training.Run(config, variant, 640, strategy)
+    with pytest.warns(UserWarning, match="for 1000 classes, efficientnet for 10"):
+        assert run.restore(tmp_path / "run") == 0
+    for model in (run.model, run.average):
+        kernel, expected = (network.get_layer("top_conv").get_weights()[0] for network in (model, local))
+        np.testing.assert_array_equal(kernel, expected)
+    with pytest.raises(ValueError, match="There are no weights 'imagenet' of tiny"):
+        training.make_variant(dataclasses.replace(config, weights="imagenet"))
 
 
 def test_weights_that_do_not_exist_are_an_error_before_the_network_is_built(monkeypatch):
