@@ -1,5 +1,6 @@
 """A URL -> a file that is whole: what broke off goes on, and what has another hash than its name says is not kept."""
 
+import contextlib
 import hashlib
 import http
 import http.client
@@ -7,6 +8,8 @@ import pathlib
 import re
 import urllib.error
 import urllib.request
+import uuid
+from collections.abc import Iterator
 
 import tqdm
 
@@ -30,16 +33,30 @@ def download(url: str, folder: pathlib.Path) -> pathlib.Path:
         raise ValueError(f"The name of a file must end in the start of its SHA-256, as in b1-c27df63c.pth: {url}")
     if path.exists() and sha256(path).startswith(digits[1]):
         return path
-    partial = folder / f"{path.name}.partial"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        _fetch(url, partial)
+        with _partial(path) as partial:
+            _fetch(url, partial)
     except (OSError, http.client.HTTPException) as error:
         raise ConnectionError(f"Tried {url}: {describe(error)}.") from None
     if not sha256(partial).startswith(digits[1]):
-        partial.unlink(missing_ok=True)
+        partial.unlink()
         raise ValueError(f"What came from {url} has another SHA-256 than its name says, and is deleted. Try again.")
     return partial.replace(path)
+
+
+@contextlib.contextmanager
+def _partial(path: pathlib.Path) -> Iterator[pathlib.Path]:
+    """A file of this process alone, with what an earlier one left of `path`; left to the next if this breaks off."""
+    left, own = (path.with_name(f"{path.name}{middle}.partial") for middle in ("", f".{uuid.uuid4().hex}"))
+    with contextlib.suppress(FileNotFoundError):
+        left.rename(own)
+    try:
+        yield own
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            own.replace(left)
+        raise
 
 
 def _fetch(url: str, partial: pathlib.Path) -> None:
@@ -58,7 +75,7 @@ def _fetch(url: str, partial: pathlib.Path) -> None:
             begun = 0
         length = response.headers.get("Content-Length")
         total = begun + int(length) if length else None
-        bar = tqdm.tqdm(desc=partial.stem, initial=begun, total=total, unit="B", unit_scale=True)
+        bar = tqdm.tqdm(desc=url.rpartition("/")[2], initial=begun, total=total, unit="B", unit_scale=True)
         with partial.open("ab" if begun else "wb") as file, bar:
             while piece := response.read(PIECE):
                 bar.update(file.write(piece))

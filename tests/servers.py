@@ -4,6 +4,7 @@ import hashlib
 import http.server
 import re
 import threading
+import time
 from pathlib import Path
 
 B0 = "models--timm--tf_efficientnet_b0.aa_in1k"  # folder of a repository in a cache
@@ -20,6 +21,7 @@ class Server(http.server.ThreadingHTTPServer):
         self.files = {}
         self.tags = {}  # path -> what the hub says is the file's SHA-256, where it is another
         self.cuts = []  # bytes after which the next answers break off
+        self.pause = 0.0  # seconds in the middle of an answer
         self.ranges = True  # whether it can begin in the middle
         self.requests = []  # (method, path, range) of what came
         self.url = f"http://127.0.0.1:{self.server_address[1]}"
@@ -39,7 +41,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
         content = self.answer()
         cut = self.server.cuts.pop(0) if self.server.cuts else len(content)
-        self.wfile.write(content[:cut])
+        half = cut // 2
+        self.wfile.write(content[:half])
+        time.sleep(self.server.pause)
+        self.wfile.write(content[half:cut])
         self.close_connection = True
 
     def answer(self):

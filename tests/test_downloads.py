@@ -1,6 +1,7 @@
 """Downloads from a real server on this machine, which is whole, wrong, cut off or gone."""
 
 import hashlib
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -91,6 +92,18 @@ def test_the_beginning_of_another_file_spoils_one_try_at_most(server, fetch, tmp
         with pytest.raises(ValueError, match="Try again"):
             fetch()
     assert fetch().read_bytes() == CONTENT
+
+
+def test_several_at_once_each_get_the_whole_file(server, fetch, tmp_path):
+    server.cuts = [1_500_000]
+    with pytest.raises(ConnectionError):
+        fetch()
+    server.pause = 0.3
+    with ThreadPoolExecutor(3) as pool:
+        for path in list(pool.map(lambda _: fetch(), range(3))):
+            assert path.read_bytes() == CONTENT
+    assert names(tmp_path) == [NAME]
+    assert sorted(str(asked) for _, _, asked in server.requests[1:]) == ["None", "None", "bytes=1500000-"]
 
 
 def test_a_server_that_is_down_is_an_error_that_says_what_was_tried(server, fetch, tmp_path):
