@@ -36,6 +36,7 @@ setup(
         "dev": [
             "build",
             "etils<1.14; python_version < '3.11'",  # of tensorflow-datasets; pip of Python 3.10 does not find it
+            "huggingface_hub",
             "importlib_resources",
             "jax",
             "mypy",
@@ -47,6 +48,7 @@ setup(
             "tensorflow-datasets",
         ],
         "tfds": ["etils<1.14; python_version < '3.11'", "importlib_resources", "tensorflow-datasets"],
+        "weights": ["huggingface_hub"],
     },
     classifiers=[
         "Programming Language :: Python :: 3.10",

@@ -43,7 +43,9 @@ class TrainConfig:
         None, "Epsilon of the batch norms; the network's own by default.", least=0
     )
     weights: str | None = option(
-        None, "Weights to start from, of any origin that README.md names; the classifier of other classes stays fresh."
+        None,
+        "Weights to start from: a name such as imagenet or noisy-student, or a file of any origin that README.md names; "
+        "another classifier stays fresh.",
     )
     frozen_layers: str | None = option(
         None, "What is not trained: backbone, batch_norm, or a pattern of layer names, (stem|block[1-4]).* for example."

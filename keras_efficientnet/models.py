@@ -13,6 +13,7 @@ import keras
 import numpy as np
 from keras import layers
 
+from keras_efficientnet import pretrained
 from keras_efficientnet.architectures import (
     OTHER_NAMES,
     TOTAL_STRIDE,
@@ -27,6 +28,7 @@ from keras_efficientnet.architectures import (
 from keras_efficientnet.blocks import classify, convolve, mbconv
 from keras_efficientnet.weights import load_weights
 
+BACKGROUND = ("background", "background")  # stands where a class has its WordNet id and its name
 POOLING = {None: None, "avg": layers.GlobalAveragePooling2D, "max": layers.GlobalMaxPooling2D}
 
 
@@ -50,24 +52,25 @@ def make_model(
     Args:
         variant: the row; may be one of your own.
         include_top: whether pooling, dropout and classifier are part of it.
-        weights: None for random ones, or the path of a file: see `load_weights`.
+        weights: None, or the path of a file: see `load_weights`; or else a name, "imagenet": see `list_pretrained`.
         input_tensor: tensor of another model's graph to build on, [batch, height, width, channels].
         input_shape: (height, width, channels), each size at least 32, or None for any. By default the variant's
             resolution in RGB, and (None, None, 3) without the top.
         pooling: without the top, what follows the last activation: None, "avg" or "max".
         classes: outputs of the classifier.
         classifier_activation: name in `keras.activations`; None for logits.
-        include_preprocessing: whether it takes pixels from 0 to 255 and normalises them; else see `preprocess_input`.
-            One channel is normalised by the average of the variant's three; more than three take them in turn.
+        include_preprocessing: whether it takes pixels from 0 to 255 and normalises them, as named weights want it or
+            else the variant; without it see `preprocess_input`. One channel takes the average of three, more in turn.
         dropout_rate: before the classifier, in [0, 1); the variant's own by default.
         drop_path_rate: chance in [0, 1) that training skips the last block for an image; of block i of n, i / n of it.
         name: of the model.
 
     Raises:
-        ValueError: an argument out of its range, or weights that do not fit.
-        FileNotFoundError: there is no such file of weights.
+        ValueError: an argument out of its range, or weights that do not exist or fit.
+        OSError: there is no such file of weights, or named ones are not in the cache and could not be fetched.
     """
     _check(pooling, classes, dropout_rate, drop_path_rate)
+    variant, weights = _fetch_weights(variant, weights) if pretrained.is_name(weights) else (variant, weights)
     image = _make_input(variant, include_top, input_tensor, input_shape)
     x = _extract(_normalize(image, variant) if include_preprocessing else image, variant, drop_path_rate)
     if include_top:
@@ -75,11 +78,19 @@ def make_model(
         x = classify(x, classes, dropout_rate=rate, activation=classifier_activation)
     elif pooling:
         x = POOLING[pooling](name=f"{pooling}_pool")(x)
-    sources = keras.utils.get_source_inputs(image)
-    model = keras.Model(sources[0] if len(sources) == 1 else sources, x, name=name or "efficientnet")
+    model = keras.Model(_sources(image), x, name=name or "efficientnet")
     if weights is not None:
         load_weights(model, weights)
     return model
+
+
+def _fetch_weights(variant, name):
+    """The variant with the mean and deviation of published weights, and the path of their file."""
+    model_name = next((known for known, row in VARIANTS.items() if row == variant), None)
+    if model_name is None:
+        raise ValueError(f"`weights` must be None or the path of a file for a network of your own. Received: {name!r}")
+    row = pretrained.find(model_name, name)
+    return variant._replace(mean=row.mean, deviation=row.deviation), pretrained.fetch(row)
 
 
 def _extract(x, variant, drop_path_rate):
@@ -123,15 +134,20 @@ def _make_input(variant, include_top, input_tensor, input_shape):
     return input_tensor if keras.backend.is_keras_tensor(input_tensor) else keras.Input(tensor=input_tensor)
 
 
+def _sources(image):
+    sources = keras.utils.get_source_inputs(image)
+    return sources[0] if len(sources) == 1 else sources
+
+
 def _normalize(images, variant):
     mean, deviation = _statistics(variant, images.shape[-1])
     scale, offset = 1 / deviation, -mean / deviation
     return layers.Rescaling(scale.tolist(), offset.tolist(), name="normalization")(images)
 
 
-def _statistics(variant, channels):
+def _statistics(source, channels):
     """Mean and deviation of each of an image's channels: RGB in turn, and the average of the three for one."""
-    mean, deviation = np.array(variant.mean), np.array(variant.deviation)
+    mean, deviation = np.array(source.mean), np.array(source.deviation)
     if channels == 1:
         return mean.mean(keepdims=True), deviation.mean(keepdims=True)
     return np.resize(mean, channels), np.resize(deviation, channels)
@@ -199,13 +215,17 @@ def create_model(model_name: str, **arguments) -> keras.Model:
     """Builds a model by its name.
 
     Args:
-        model_name: the official name, "efficientnet-b0", or timm's, "tf_efficientnet_b0".
+        model_name: the official name, "efficientnet-b0", or timm's, "tf_efficientnet_b0"; with a point and a name of
+            published weights behind it, "tf_efficientnet_b0.ns_jft_in1k", these are its `weights`.
         **arguments: those of the builders; see `EfficientNetB0`.
 
     Raises:
-        ValueError: unknown name, or as the builders.
+        ValueError: unknown name, weights asked for twice, or as the builders.
     """
-    return BUILDERS[official_name(model_name)](**arguments)
+    network, _, weights = model_name.partition(".")
+    if weights and arguments.get("weights") is not None:
+        raise ValueError(f"{model_name!r} already names weights. Received also: weights={arguments['weights']!r}")
+    return BUILDERS[official_name(network)](**arguments | ({"weights": weights} if weights else {}))
 
 
 def list_models(pattern: str = "*") -> list[str]:
@@ -244,23 +264,26 @@ def features(model: keras.Model) -> keras.Model:
     return keras.Model(model.input, {f"P{n}": x for n, x in enumerate(ends.values(), 1)}, name=f"{model.name}_features")
 
 
-def preprocess_input(images, model_name: str = "efficientnet-b0"):
+def preprocess_input(images, model_name: str = "efficientnet-b0", weights: str | None = None):
     """Normalises pixels for a network built with `include_preprocessing=False`.
 
     Args:
         images: values from 0 to 255, [..., height, width, channels]; array or tensor of any type.
         model_name: the network they are for.
+        weights: the name of its published weights, which may have been trained on other pixels than the network's own:
+            "advprop". None for those of the network.
 
     Returns:
-        (images - mean) / deviation of the network's own pixels, channel by channel, in floating point; same shape. One
+        (images - mean) / deviation of those pixels, channel by channel, in floating point; same shape. One
         channel takes the average of the three of RGB, more than three take them in turn.
 
     Raises:
-        ValueError: unknown model, or the last axis is too long for channels.
+        ValueError: unknown model or weights, or the last axis is too long for channels.
     """
     if images.shape[-1] >= TOTAL_STRIDE:
         raise ValueError(f"`images` must be [..., height, width, channels]. Received: shape={tuple(images.shape)}")
-    statistics = _statistics(find_variant(model_name), images.shape[-1])
+    source = find_variant(model_name) if weights is None else pretrained.find(model_name, weights)
+    statistics = _statistics(source, images.shape[-1])
     if isinstance(images, np.ndarray):
         mean, deviation = (values.astype("float32") for values in statistics)
         return (images.astype("float32") - mean) / deviation
@@ -273,7 +296,8 @@ def decode_predictions(probabilities, top: int = 5) -> list[list[tuple[str, str,
     """The names of the likeliest of the 1000 ImageNet classes. Needs no download.
 
     Args:
-        probabilities: [batch, 1000].
+        probabilities: [batch, 1000]; or [batch, 1001] of a network whose class 0 is the background, as the official
+            code trains with --num_label_classes=1001, which is then named ("background", "background").
         top: how many to name for each image.
 
     Returns:
@@ -283,13 +307,15 @@ def decode_predictions(probabilities, top: int = 5) -> list[list[tuple[str, str,
         ValueError: the shape is another.
     """
     scores = np.asarray(keras.ops.convert_to_numpy(probabilities))
-    if scores.ndim != 2 or scores.shape[1] != 1000:
+    classes = imagenet_classes()
+    if scores.ndim == 2 and scores.shape[1] == 1 + len(classes):
+        classes = [BACKGROUND, *classes]
+    if scores.ndim != 2 or scores.shape[1] != len(classes):
         raise ValueError(
-            "`probabilities` must be [batch, 1000], of a network with the ImageNet classes. "
-            f"Received: shape={scores.shape}"
+            "`probabilities` must be [batch, 1000], of a network with the ImageNet classes, or [batch, 1001] with the "
+            f"background before them. Received: shape={scores.shape}"
         )
     best = np.argsort(-scores, axis=1)[:, :top]
-    classes = imagenet_classes()
     return [[(*classes[index], float(row[index])) for index in order] for row, order in zip(scores, best, strict=True)]
 
 

@@ -1,10 +1,14 @@
-"""Prints the table of models of README.md: `python tests/make_readme.py`."""
+"""Prints the tables of README.md, of models and of published weights: `python tests/make_readme.py`."""
 
 from keras_efficientnet.architectures import VARIANTS
+from keras_efficientnet.pretrained import HALF, list_pretrained
 from keras_efficientnet.profiling import profile
 
 HEAD = """| model | parameters | multiply-adds | resolution | weights, MB | top-1 | top-5 |
 |---|--:|--:|--:|--:|--:|--:|
+"""
+PRETRAINED_HEAD = """| model | weights: top-1 at resolution |
+|---|---|
 """
 
 
@@ -21,5 +25,18 @@ def table() -> str:
     return HEAD + "\n".join(lines)
 
 
+def pretrained_table() -> str:
+    """A row for each network: what `weights` may be, and the accuracy; a dagger where pixels go from -1 to 1."""
+    lines = []
+    for name in VARIANTS:
+        cells = []
+        for row in list_pretrained(name):
+            mark = "†" if row.statistics == HALF else ""
+            names = ", ".join(f"`{name}`" for name in (*row.names, row.tag))
+            cells.append(f"{names}{mark}: {row.top_1:.3f} at {row.resolution}")
+        lines.append(f"| {name} | {'; '.join(cells)} |")
+    return PRETRAINED_HEAD + "\n".join(lines)
+
+
 if __name__ == "__main__":
-    print(table())
+    print(table(), pretrained_table(), sep="\n\n")

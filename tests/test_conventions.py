@@ -12,10 +12,10 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "keras_efficientnet"
 FLOORS = (
     {
-        *("architectures", "augmentation", "config", "conversion", "evaluation", "history", "layers"),
+        *("architectures", "augmentation", "config", "conversion", "downloads", "evaluation", "history", "layers"),
         *("optimizers", "preprocessing", "readers", "runs"),
     },
-    {"blocks", "datasets", "export", "predictions", "profiling", "reports", "weights"},
+    {"blocks", "datasets", "export", "predictions", "pretrained", "profiling", "reports", "weights"},
     {"models"},
     {"training"},
 )
@@ -92,8 +92,8 @@ def test_public_list_is_the_documented_one():
     builders += [f"EfficientNet{name}" for name in ("Lite0", "Lite1", "Lite2", "Lite3", "Lite4")]
     builders += [f"EfficientNet{name}" for name in ("EdgeTPUS", "EdgeTPUM", "EdgeTPUL")]
     builders += [f"EfficientNetB{number}Torch" for number in range(8)]
-    functions = ["create_model", "decode_predictions", "features", "list_models", "load_model", "load_weights"]
-    functions += ["preprocess_input", "profile"]
+    functions = ["create_model", "decode_predictions", "features", "list_models", "list_pretrained", "load_model"]
+    functions += ["load_weights", "preprocess_input", "profile"]
     assert sorted(keras_efficientnet.__all__) == sorted(builders + functions)
     for name in keras_efficientnet.__all__:
         assert getattr(keras_efficientnet, name).__doc__

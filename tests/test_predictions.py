@@ -95,9 +95,19 @@ def test_decode_predictions_names_five_by_default():
     assert [len(rows) for rows in models.decode_predictions(np.random.default_rng(0).random((3, 1000)))] == [5, 5, 5]
 
 
-@pytest.mark.parametrize("shape", [(1, 10), (1000,), (1, 1, 1000)])
+def test_decode_predictions_names_the_background_where_it_is_the_first_of_1001():
+    scores = np.zeros((1, 1001), "float32")
+    scores[0, [0, 389, 1]] = [0.5, 0.25, 0.125]  # the panda is class 388 of 1000
+    first, second, third = models.decode_predictions(scores, top=3)[0]
+    assert first == ("background", "background", 0.5)
+    assert [(row[0], row[2]) for row in (second, third)] == [("n02510455", 0.25), ("n01440764", 0.125)]
+
+
+@pytest.mark.parametrize("shape", [(1, 10), (1000,), (1, 1, 1000), (1, 1002), (1, 21843)])
 def test_decode_predictions_says_which_shape_it_needs(shape):
-    with pytest.raises(ValueError, match=r"must be \[batch, 1000\]"):
+    with pytest.raises(
+        ValueError, match=r"must be \[batch, 1000\].* or \[batch, 1001\] with the background.*shape=\(1"
+    ):
         models.decode_predictions(np.zeros(shape))
 
 

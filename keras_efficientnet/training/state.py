@@ -13,6 +13,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_efficientnet import pretrained
 from keras_efficientnet.architectures import Variant, find_variant
 from keras_efficientnet.config import TrainConfig
 from keras_efficientnet.history import write_json
@@ -35,7 +36,11 @@ FROZEN = {"backbone": r"(?!predictions$).*", "batch_norm": r".*bn"}  # names for
 
 
 def make_variant(config: TrainConfig) -> Variant:
-    """The row of the network, with what the options change. Raises ValueError where there is no such network."""
+    """The row of the network, with what the options change, and with the pixels that weights given by name want.
+
+    Raises:
+        ValueError: there is no such network, or it has no such weights.
+    """
     changes = {
         "width": config.width_coefficient,
         "depth": config.depth_coefficient,
@@ -44,6 +49,9 @@ def make_variant(config: TrainConfig) -> Variant:
         "epsilon": config.batch_norm_epsilon,
     }
     given: dict[str, Any] = {name: value for name, value in changes.items() if value is not None}
+    if pretrained.is_name(config.weights):
+        row = pretrained.find(config.model_name, str(config.weights))
+        given |= {"mean": row.mean, "deviation": row.deviation}
     return find_variant(config.model_name)._replace(**given)
 
 
@@ -126,7 +134,7 @@ class Run:
         """Takes the last checkpoint of a folder, else the weights to start from, and returns the step.
 
         Raises:
-            FileNotFoundError: there are no such weights to start from.
+            OSError: there are no such weights to start from, or they could not be fetched.
             ValueError: the checkpoint is of another network, or the weights are.
         """
         checkpoints = folder / "checkpoints"
@@ -138,7 +146,10 @@ class Run:
             self._checkpoint.restore(self._manager.latest_checkpoint).assert_consumed()
             self._fork_seeds()
         elif self.config.weights:
-            load_weights(self.model, self.config.weights, other_classes=True)
+            weights: Any = self.config.weights
+            if pretrained.is_name(weights):
+                weights = pretrained.fetch(pretrained.find(self.config.model_name, weights))
+            load_weights(self.model, weights, other_classes=True)
             self.average.set_weights(self.model.get_weights())
         return self.step
 

@@ -1,0 +1,137 @@
+"""Published weights by name in the builders: from a cache that is real, and from a row that is made here."""
+
+import dataclasses
+import hashlib
+
+import keras
+import numpy as np
+import pytest
+import safetensors.numpy
+from reference import fill, reference_images
+from servers import place
+
+from keras_efficientnet import conversion, models, pretrained, training
+from keras_efficientnet.architectures import VARIANTS
+from keras_efficientnet.config import make_config
+
+IMAGES = reference_images(2, 32, 32, seed=1)
+
+PREDICT = """
+import sys
+import numpy as np
+import keras_efficientnet
+model = keras_efficientnet.EfficientNetB0(weights="imagenet")
+np.save(sys.argv[2], model(np.load(sys.argv[1]), training=False))
+"""
+
+
+def test_imagenet_from_the_cache_gives_the_outputs_of_the_network_it_came_from(tmp_path, monkeypatch, run_python):
+    model = fill(models.EfficientNetB0())
+    place(tmp_path / "hf", safetensors.numpy.save(conversion.to_timm(model)))
+    images = reference_images(2, 224, 224, seed=1)
+    np.save(tmp_path / "images.npy", images)
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    run_python(PREDICT, tmp_path / "images.npy", tmp_path / "scores.npy")
+    expected = model(images, training=False)
+    np.testing.assert_allclose(np.load(tmp_path / "scores.npy"), expected, rtol=0, atol=1e-6)
+
+
+@pytest.fixture
+def local(tiny, tmp_path, monkeypatch):
+    """A tiny network among those with published weights: a row made here, its file on this machine; and its weights."""
+    source = fill(models.make_model(tiny))
+    name = "tiny.safetensors"
+    safetensors.numpy.save_file(conversion.to_timm(source), tmp_path / name)
+    digest = hashlib.sha256((tmp_path / name).read_bytes()).hexdigest()
+    (tmp_path / "models").mkdir()
+    path = (tmp_path / name).rename(tmp_path / f"models/tiny-{digest[:8]}.safetensors")
+    row = pretrained.Pretrained("tiny", "ap_in1k", "half", 32, 1.0, 0.0, 0.0, path.name, folder="http://127.0.0.1:9/")
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path))
+    monkeypatch.setitem(VARIANTS, "tiny", tiny)
+    monkeypatch.setitem(models.BUILDERS, "tiny", models.builder("tiny"))
+    monkeypatch.setattr(pretrained, "PRETRAINED", (row,))
+    return source
+
+
+def predict(model, images=IMAGES):
+    return keras.ops.convert_to_numpy(model(images, training=False))
+
+
+def test_images_are_normalised_as_the_file_wants_it(tiny, local):
+    """AdvProp's mean and deviation are 127.5; without preprocessing, `preprocess_input` of the same weights."""
+    expected = predict(fill(models.make_model(tiny, include_preprocessing=False)), (IMAGES - 127.5) / 127.5)
+    inside = models.make_model(tiny, weights="advprop")
+    np.testing.assert_allclose(predict(inside), expected, rtol=0, atol=1e-6)
+    outside = models.make_model(tiny, weights="advprop", include_preprocessing=False)
+    pixels = models.preprocess_input(IMAGES, "tiny", weights="advprop")
+    np.testing.assert_allclose(pixels, (IMAGES - 127.5) / 127.5, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(predict(outside, pixels), expected, rtol=0, atol=1e-6)
+    assert np.abs(predict(local) - expected).max() > 1e-4  # the variant's own pixels would be seen
+
+
+def test_published_weights_change_numbers_of_the_graph_and_nothing_else(tiny, local):
+    layers = [
+        models.make_model(tiny, weights=weights, name="tiny").get_config()["layers"] for weights in (None, "advprop")
+    ]
+    for config in layers:
+        normalization = next(layer for layer in config if layer["name"] == "normalization")
+        del normalization["config"]["scale"], normalization["config"]["offset"]
+    assert layers[0] == layers[1]
+
+
+def test_other_classes_keep_their_classifier_and_no_top_takes_the_rest(tiny, local):
+    with pytest.warns(UserWarning, match="for 1000 classes, efficientnet for 7: its classifier stays as it was"):
+        model = models.make_model(tiny, classes=7, weights="advprop")
+    backbone = models.make_model(tiny, include_top=False, weights="advprop")
+    for loaded in (model, backbone):
+        for name in ("stem_conv", "block4a_bn", "top_conv"):
+            for new, old in zip(loaded.get_layer(name).get_weights(), local.get_layer(name).get_weights(), strict=True):
+                np.testing.assert_array_equal(new, old)
+
+
+def test_create_model_takes_the_name_behind_a_point(local):
+    by_name, by_argument = models.create_model("tiny.ap_in1k"), models.create_model("tiny", weights="advprop")
+    np.testing.assert_array_equal(predict(by_name), predict(by_argument))
+    with pytest.raises(ValueError, match="'tiny.ap_in1k' already names weights. Received also: weights='imagenet'"):
+        models.create_model("tiny.ap_in1k", weights="imagenet")
+    with pytest.raises(
+        ValueError, match="There are no weights 'ns_jft_in1k' of tiny. Choose one of: 'advprop', 'ap_in"
+    ):
+        models.create_model("tiny.ns_jft_in1k")
+
+
+def test_training_starts_from_weights_by_name_with_their_pixels(local, tmp_path):
+    size = {"width_coefficient": 0.25, "depth_coefficient": 0.5, "input_image_size": 32, "num_label_classes": 10}
+    config = make_config(model_name="tiny", weights="advprop", model_dir=str(tmp_path / "run"), **size)
+    variant = training.make_variant(config)
+    assert variant.mean == variant.deviation == (127.5,) * 3
+    strategy = training.make_strategy(config)
+    with strategy.scope():
+        run = training.Run(config, variant, 640, strategy)
+    with pytest.warns(UserWarning, match="for 1000 classes, efficientnet for 10"):
+        assert run.restore(tmp_path / "run") == 0
+    for model in (run.model, run.average):
+        kernel, expected = (network.get_layer("top_conv").get_weights()[0] for network in (model, local))
+        np.testing.assert_array_equal(kernel, expected)
+    with pytest.raises(ValueError, match="There are no weights 'imagenet' of tiny"):
+        training.make_variant(dataclasses.replace(config, weights="imagenet"))
+
+
+def test_weights_that_do_not_exist_are_an_error_before_the_network_is_built(monkeypatch):
+    monkeypatch.setattr(models, "_extract", None)
+    with pytest.raises(
+        ValueError, match="There are no weights 'advprop' of efficientnet-lite0. Choose one of: 'imagenet'"
+    ):
+        models.EfficientNetLite0(weights="advprop")
+    with pytest.raises(
+        ValueError, match="There are no weights 'advprop' of efficientnet-lite0. Choose one of: 'imagenet'"
+    ):
+        models.preprocess_input(IMAGES, "efficientnet-lite0", weights="advprop")
+
+
+def test_a_network_of_ones_own_has_no_published_weights(tiny):
+    with pytest.raises(
+        ValueError, match="must be None or the path of a file for a network of your own. Rec.* 'imagenet'"
+    ):
+        models.make_model(tiny, weights="imagenet")
