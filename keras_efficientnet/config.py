@@ -44,8 +44,8 @@ class TrainConfig:
     )
     weights: str | None = option(
         None,
-        "Weights to start from: a name such as imagenet or noisy-student, or a file of any origin that README.md names; "
-        "another classifier stays fresh.",
+        "Weights to start from: a name such as imagenet or noisy-student, or a file of any origin in README.md; a "
+        "classifier of other classes stays fresh.",
     )
     frozen_layers: str | None = option(
         None, "What is not trained: backbone, batch_norm, or a pattern of layer names, (stem|block[1-4]).* for example."
