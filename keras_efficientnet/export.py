@@ -76,7 +76,7 @@ def to_saved_model(
     """
     _check_model(model)
     _check_labels(model, labels)
-    with _replacing(path, overwrite, is_ours=_is_saved_model) as new, _quietly():
+    with replacing(path, overwrite, is_ours=is_saved_model) as new, _quietly():
         _save(model, new, labels)
         return _compare(model, load_saved_model(new), "SavedModel")
 
@@ -115,7 +115,7 @@ def to_tflite(
             f"A TFLite file computes in float32, {model.name} in mixed precision: build it under "
             'keras.config.set_dtype_policy("float32") and give it the same weights.'
         )
-    with _replacing(path, overwrite, is_ours=Path.is_file) as new, _quietly():
+    with replacing(path, overwrite, is_ours=Path.is_file) as new, _quietly():
         new.write_bytes(_convert(model, None if dynamic_batch else 1))
         return _compare(model, load_tflite(new), "TFLite file")
 
@@ -178,14 +178,24 @@ def _check_labels(model, labels):
         raise ValueError(f"Each of `labels` must be one line of text. Received: {labels}")
 
 
-@contextlib.contextmanager
-def _replacing(path, overwrite: bool, is_ours: Callable[[Path], bool]) -> Iterator[Path]:
-    """Gives a path to write to, which takes the place of `path` when all went well and vanishes otherwise."""
+def check_target(path: str | os.PathLike[str], overwrite: bool, is_ours: Callable[[Path], bool]) -> None:
+    """Raises a FileExistsError if there is something at `path`, and not `overwrite`, or it is not `is_ours`."""
     target = Path(path).resolve()
     if target.exists() and not overwrite:
         raise FileExistsError(f"{path} exists. Choose another path, or overwrite it: overwrite=True, --overwrite.")
     if target.exists() and not is_ours(target):
         raise FileExistsError(f"{path} is something else than what it would be overwritten with. Choose another path.")
+
+
+@contextlib.contextmanager
+def replacing(path: str | os.PathLike[str], overwrite: bool, is_ours: Callable[[Path], bool]) -> Iterator[Path]:
+    """Gives a path to write to, which takes the place of `path` when all went well and vanishes otherwise.
+
+    Raises:
+        FileExistsError: as `check_target`.
+    """
+    check_target(path, overwrite, is_ours)
+    target = Path(path).resolve()
     target.parent.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))  # same file system: can be renamed
     new, old = folder / "new", folder / "old"
@@ -227,7 +237,8 @@ def _quietly():
         logging.disable(before)
 
 
-def _is_saved_model(path):
+def is_saved_model(path: Path) -> bool:
+    """Whether there is an empty folder, or one that a SavedModel was written to."""
     return path.is_dir() and (not any(path.iterdir()) or (path / "saved_model.pb").is_file())
 
 

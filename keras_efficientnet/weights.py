@@ -1,5 +1,6 @@
 """Files of weights -> a model: all of it or nothing."""
 
+import os
 import pathlib
 
 import keras
@@ -36,11 +37,20 @@ def load_weights(
         FileNotFoundError: there is no such file.
         ValueError: it is no such file, or does not fit the model; the message names what is missing or differs.
     """
-    path = pathlib.Path(source)
-    if path.is_dir() and (path / "config.json").is_file() and not (path / "model.weights.h5").is_file():
-        path = _find_in_run(path)
+    path = find_file(source)
     with open_weights(path, average=average) as arrays:
         convert(model, arrays, str(path), origin=origin, other_classes=other_classes)
+
+
+def find_file(source: str | os.PathLike[str]) -> pathlib.Path:
+    """What `readers.open_weights` takes: in the folder of a run its checkpoint, else the path itself.
+
+    Raises:
+        ValueError: the run has no checkpoint.
+    """
+    path = pathlib.Path(source)
+    is_run = path.is_dir() and (path / "config.json").is_file() and not (path / "model.weights.h5").is_file()
+    return _find_in_run(path) if is_run else path
 
 
 def _find_in_run(folder):

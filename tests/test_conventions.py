@@ -17,7 +17,7 @@ FLOORS = (
     },
     {"blocks", "datasets", "export", "predictions", "pretrained", "profiling", "reports", "weights"},
     {"models"},
-    {"training"},
+    {"converting", "training"},
 )
 ROOF = [ROOT / "main.py", *sorted((ROOT / "export").glob("*.py"))]
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")

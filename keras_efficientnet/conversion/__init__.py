@@ -7,12 +7,13 @@ from typing import Any
 import keras
 
 from keras_efficientnet.conversion.applications import to_keras_applications
-from keras_efficientnet.conversion.engine import Origin, fill, network_layers
+from keras_efficientnet.conversion.engine import Origin, count_classes, fill, network_layers, pair_variables
 from keras_efficientnet.conversion.layers import KERAS_APPLICATIONS, KERAS_HUB, OURS
 from keras_efficientnet.conversion.official import OFFICIAL
 from keras_efficientnet.conversion.pytorch import LUKEMELAS, TIMM, TORCHVISION, to_timm
 
-__all__ = ["ORIGINS", "convert", "from_timm", "network_layers", "recognise", "to_keras_applications", "to_timm"]
+__all__ = ["ORIGINS", "convert", "count_classes", "find_origin", "from_timm", "network_layers", "pair_variables"]
+__all__ += ["recognise", "to_keras_applications", "to_timm"]
 
 # ours last: keras.applications has its names and more
 ORIGINS = {
@@ -27,7 +28,7 @@ def convert(
     *,
     origin: str | None = None,
     other_classes: bool = False,
-) -> None:
+) -> list[str]:
     """Fills a model with weights of any origin: all of it or nothing.
 
     A model for other images than RGB takes the stem's kernels summed over RGB (one channel), or repeated and scaled
@@ -42,11 +43,14 @@ def convert(
             that were trained with another padding than the model has, which differ somewhat, and gives a `UserWarning`.
         other_classes: whether files of this package too may leave the classifier as it is.
 
+    Returns:
+        The names of the arrays that were taken.
+
     Raises:
         ValueError: unknown origin; or the arrays do not fit, and the message says what differs.
     """
-    table = _find(origin) if origin else recognise(arrays)
-    fill(model, arrays, table, source, asked=origin is not None, other_classes=other_classes)
+    table = find_origin(origin) if origin else recognise(arrays)
+    return fill(model, arrays, table, source, asked=origin is not None, other_classes=other_classes)
 
 
 def recognise(names: Iterable[str]) -> Origin:
@@ -58,7 +62,8 @@ def recognise(names: Iterable[str]) -> Origin:
     return OURS if any("/" in name for name in names) else TIMM
 
 
-def _find(name):
+def find_origin(name: str) -> Origin:
+    """The row of `ORIGINS`; raises a ValueError that names them where there is none."""
     if name not in ORIGINS:
         raise ValueError(f"Unknown origin {name!r}. Choose one of: {', '.join(ORIGINS)}")
     return ORIGINS[name]

@@ -72,7 +72,7 @@ def fill(
     *,
     asked: bool = False,
     other_classes: bool = False,
-) -> None:
+) -> list[str]:
     """Fills a model: every variable once, every array used, every shape right, or nothing at all.
 
     Args:
@@ -82,6 +82,9 @@ def fill(
         source: what to call them in an error.
         asked: whether somebody asked for this origin, and so for weights that were trained with another padding.
         other_classes: whether a model of other classes may keep its classifier, where the origin does not adapt.
+
+    Returns:
+        The names in the file of the arrays that were taken.
 
     Raises:
         ValueError: names, shapes, types or the padding do not fit, or numbers cannot be read.
@@ -109,6 +112,7 @@ def fill(
         pair.variable.assign(array.astype(pair.variable.dtype, copy=False))
     for text in filter(None, messages):
         warnings.warn(text, stacklevel=4)
+    return [keys[pair.key] for pair in pairs]
 
 
 def extract(model: keras.Model, origin: Origin) -> Iterator[tuple[Pair, np.ndarray]]:
@@ -155,6 +159,13 @@ def network_layers(model: keras.Model) -> list[keras.Layer]:
         hint = f" Give {model.name}.get_layer({inner[0]!r})." if inner else ""
         raise ValueError(f"{model.name} has no layer of an EfficientNet of this package.{hint}")
     return layers
+
+
+def count_classes(arrays: Mapping[str, Any], origin: Origin) -> int | None:
+    """The number of classes that weights are for; None: they are without a classifier."""
+    keys = {name: name for name in arrays} if origin.rename is None else origin.rename(arrays)
+    key = keys.get(f"{origin.ends['predictions']}{origin.separator}{origin.leaves['bias']}")
+    return None if key is None else math.prod(arrays[key].shape)
 
 
 def _name(name, present, blocks, origin):
