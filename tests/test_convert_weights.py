@@ -8,7 +8,7 @@ from pictures import jpeg
 from reference import fill, reference_images
 from test_export import ROOT, run
 
-from keras_efficientnet import converting, export, models
+from keras_efficientnet import converting, export, models, pretrained
 from keras_efficientnet.converting import writing
 
 SCRIPT = ROOT / "export/convert_weights.py"
@@ -169,6 +169,16 @@ def test_the_script_prints_five_lines_for_each_image(converted):
     pixels = converting.image_for_evaluation((folder / "two.jpg").read_bytes(), 224)
     [best] = models.decode_predictions(b0(pixels[None]))
     assert lines[10:] == [f"{i:4} {100 * share:7.2f}%  {name}" for i, (_, name, share) in enumerate(best, start=1)]
+
+
+def test_published_weights_bring_their_normalisation(converted, monkeypatch, tmp_path):
+    b0, folder, *_ = converted
+    monkeypatch.setattr(pretrained, "fetch", lambda row: folder / {"ap_in1k": "b.safetensors"}[row.tag])
+    done = converting.convert_file("advprop", "tf_efficientnet_b0", tmp_path / "new.keras")
+    assert done.mapped.origin == "timm"
+    found = export.load_model(tmp_path / "new.keras")
+    assert_equal_weights(found, b0)
+    assert found.get_layer("normalization").scale == pytest.approx([1 / 127.5] * 3)  # Xie et al. 2019's code: -1 to 1
 
 
 @pytest.mark.parametrize(

@@ -119,11 +119,11 @@ def identify(model: keras.Model, variant: Variant, files: Sequence[str]) -> list
         return []
     if len(model.output_shape) != 2:
         raise ValueError(f"{model.name} has no classifier: its weights name no classes of images.")
-    crop, filter = variant.crop_fraction, variant.interpolation
+    crop, resize = variant.crop_fraction, variant.interpolation
     found = list(
         predict_files(
             files,
-            lambda data: image_for_evaluation(data, variant.resolution, crop_fraction=crop, interpolation=filter),
+            lambda data: image_for_evaluation(data, variant.resolution, crop_fraction=crop, interpolation=resize),
             lambda pixels: keras.ops.convert_to_numpy(model(pixels, training=False)),
             class_names(model.output_shape[-1]),
             batch=8,
