@@ -90,7 +90,7 @@ def _fetch_weights(variant, name):
     if model_name is None:
         raise ValueError(f"`weights` must be None or the path of a file for a network of your own. Received: {name!r}")
     row = pretrained.find(model_name, name)
-    return variant._replace(mean=row.mean, deviation=row.deviation), pretrained.fetch(row)
+    return row.normalised(variant), pretrained.fetch(row)
 
 
 def _extract(x, variant, drop_path_rate):
@@ -307,10 +307,8 @@ def decode_predictions(probabilities, top: int = 5) -> list[list[tuple[str, str,
         ValueError: the shape is another.
     """
     scores = np.asarray(keras.ops.convert_to_numpy(probabilities))
-    classes = imagenet_classes()
-    if scores.ndim == 2 and scores.shape[1] == 1 + len(classes):
-        classes = [BACKGROUND, *classes]
-    if scores.ndim != 2 or scores.shape[1] != len(classes):
+    classes = imagenet_classes(scores.shape[1]) if scores.ndim == 2 else []
+    if not classes:
         raise ValueError(
             "`probabilities` must be [batch, 1000], of a network with the ImageNet classes, or [batch, 1001] with the "
             f"background before them. Received: shape={scores.shape}"
@@ -319,7 +317,11 @@ def decode_predictions(probabilities, top: int = 5) -> list[list[tuple[str, str,
     return [[(*classes[index], float(row[index])) for index in order] for row, order in zip(scores, best, strict=True)]
 
 
-def imagenet_classes() -> list[tuple[str, str]]:
-    """(WordNet id, name) of the 1000 classes, in the order of every published classifier."""
+def imagenet_classes(count: int = 1000) -> list[tuple[str, str]]:
+    """(WordNet id, name) of the 1000 classes, in the order of every published classifier.
+
+    Of a classifier for 1001 the background comes before them; of one for any other number none is known.
+    """
     text = resources.files("keras_efficientnet").joinpath("data/imagenet_classes.csv").read_text("utf-8")
-    return [(wordnet_id, name) for wordnet_id, name in csv.reader(text.splitlines())]
+    classes = [(wordnet_id, name) for wordnet_id, name in csv.reader(text.splitlines())]
+    return {len(classes): classes, len(classes) + 1: [BACKGROUND, *classes]}.get(count, [])

@@ -9,7 +9,7 @@ import pathlib
 import re
 from typing import Any, NamedTuple
 
-from keras_efficientnet.architectures import HALVED, MEAN_RGB, STDDEV_RGB, VARIANTS, official_name
+from keras_efficientnet.architectures import HALVED, MEAN_RGB, STDDEV_RGB, VARIANTS, Variant, official_name
 from keras_efficientnet.downloads import describe, download, sha256
 
 IMAGENET, HALF = "imagenet", "half"
@@ -73,6 +73,10 @@ class Pretrained(NamedTuple):
     def deviation(self) -> tuple[float, ...]:
         """Of the pixels, red, green, blue, 0 to 255."""
         return STATISTICS[self.statistics]["deviation"]
+
+    def normalised(self, variant: Variant) -> Variant:
+        """The row of a network with the mean and deviation of these weights' pixels."""
+        return variant._replace(mean=self.mean, deviation=self.deviation)
 
     @property
     def licence(self) -> str | None:

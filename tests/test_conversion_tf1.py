@@ -119,7 +119,9 @@ def test_without_averages_the_trained_weights_are_taken(tiny, tiny_arrays, tmp_p
 
 @pytest.mark.parametrize("end", ["", ".index", ".meta", ".data-00000-of-00001"])
 def test_a_checkpoint_is_found_by_any_of_its_files(tiny, tiny_arrays, tmp_path, end):
-    models.make_model(tiny, classes=10, weights=save(tmp_path, tiny_arrays) + end)
+    model = models.make_model(tiny, classes=10, weights=save(tmp_path, tiny_arrays) + end)
+    kernel = model.get_layer("predictions").get_weights()[0]
+    np.testing.assert_array_equal(kernel, tiny_arrays["efficientnet-b0/head/dense/kernel"])
 
 
 def test_a_checkpoint_of_two_networks_is_refused(tiny, tiny_arrays):

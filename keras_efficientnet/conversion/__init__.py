@@ -49,7 +49,7 @@ def convert(
     Raises:
         ValueError: unknown origin; or the arrays do not fit, and the message says what differs.
     """
-    table = find_origin(origin) if origin else recognise(arrays)
+    table = find_origin(arrays, origin)
     return fill(model, arrays, table, source, asked=origin is not None, other_classes=other_classes)
 
 
@@ -62,11 +62,13 @@ def recognise(names: Iterable[str]) -> Origin:
     return OURS if any("/" in name for name in names) else TIMM
 
 
-def find_origin(name: str) -> Origin:
-    """The row of `ORIGINS`; raises a ValueError that names them where there is none."""
-    if name not in ORIGINS:
-        raise ValueError(f"Unknown origin {name!r}. Choose one of: {', '.join(ORIGINS)}")
-    return ORIGINS[name]
+def find_origin(names: Iterable[str], asked: str | None) -> Origin:
+    """The row of `ORIGINS` that is asked for, else that of the names; raises a ValueError if there is no such row."""
+    if not asked:
+        return recognise(names)
+    if asked not in ORIGINS:
+        raise ValueError(f"Unknown origin {asked!r}. Choose one of: {', '.join(ORIGINS)}")
+    return ORIGINS[asked]
 
 
 def from_timm(model: keras.Model, arrays: Mapping[str, Any], source: str = "the arrays") -> None:

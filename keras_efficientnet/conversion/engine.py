@@ -91,7 +91,7 @@ def fill(
     """
     pairs = list(pair_variables(model, origin))
     messages = [check_padding(model, origin, source, asked)]
-    keys = {name: name for name in arrays} if origin.rename is None else origin.rename(arrays)
+    keys = _keys(arrays, origin)
     _check_names(pairs, keys, model, origin, source)
     found = {pair.key: arrays[keys[pair.key]] for pair in pairs}
     for pair in pairs:
@@ -163,9 +163,14 @@ def network_layers(model: keras.Model) -> list[keras.Layer]:
 
 def count_classes(arrays: Mapping[str, Any], origin: Origin) -> int | None:
     """The number of classes that weights are for; None: they are without a classifier."""
-    keys = {name: name for name in arrays} if origin.rename is None else origin.rename(arrays)
+    keys = _keys(arrays, origin)
     key = keys.get(f"{origin.ends['predictions']}{origin.separator}{origin.leaves['bias']}")
     return None if key is None else math.prod(arrays[key].shape)
+
+
+def _keys(arrays, origin):
+    """The names of the tables, and what they are called in the file."""
+    return {name: name for name in arrays} if origin.rename is None else origin.rename(arrays)
 
 
 def _name(name, present, blocks, origin):

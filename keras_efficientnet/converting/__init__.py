@@ -10,9 +10,9 @@ import keras
 
 from keras_efficientnet import export, pretrained
 from keras_efficientnet.architectures import Variant, find_variant
-from keras_efficientnet.conversion import convert, count_classes, find_origin, recognise
+from keras_efficientnet.conversion import convert, count_classes, find_origin
 from keras_efficientnet.converting.writing import find_ending, write
-from keras_efficientnet.models import BACKGROUND, imagenet_classes, make_model
+from keras_efficientnet.models import imagenet_classes, make_model
 from keras_efficientnet.predictions import Prediction, find_images, predict_files
 from keras_efficientnet.preprocessing import image_for_evaluation
 from keras_efficientnet.readers import open_weights
@@ -71,7 +71,7 @@ def convert_file(
     path = Path(weights)
     if pretrained.is_name(weights):
         row = pretrained.find(model_name, weights)
-        variant, path = variant._replace(mean=row.mean, deviation=row.deviation), pretrained.fetch(row)
+        variant, path = row.normalised(variant), pretrained.fetch(row)
     model, mapped = load(variant, path, origin=origin, average=average, classes=classes, name=model_name)
     predictions = tuple(identify(model, variant, files))
     equal = write(model, output, overwrite=overwrite)
@@ -100,7 +100,7 @@ def load(
     path = find_file(source)
     with open_weights(path, average=average) as arrays, warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
-        table = find_origin(origin) if origin else recognise(arrays)
+        table = find_origin(arrays, origin)
         classes = classes or count_classes(arrays, table)
         model = make_model(variant, include_top=classes is not None, classes=classes or 1000, name=name)
         taken = set(convert(model, arrays, str(path), origin=origin, other_classes=True))
@@ -137,6 +137,4 @@ def identify(model: keras.Model, variant: Variant, files: Sequence[str]) -> list
 
 def class_names(classes: int) -> list[str]:
     """The names of ImageNet's classes, for 1000 of them or for 1001 with the background; else numbers."""
-    names = [name for _, name in imagenet_classes()]
-    both = {len(names): names, len(names) + 1: [BACKGROUND[1], *names]}
-    return both.get(classes) or [str(number) for number in range(classes)]
+    return [name for _, name in imagenet_classes(classes)] or [str(number) for number in range(classes)]

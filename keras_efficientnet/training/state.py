@@ -49,10 +49,10 @@ def make_variant(config: TrainConfig) -> Variant:
         "epsilon": config.batch_norm_epsilon,
     }
     given: dict[str, Any] = {name: value for name, value in changes.items() if value is not None}
+    variant = find_variant(config.model_name)._replace(**given)
     if pretrained.is_name(config.weights):
-        row = pretrained.find(config.model_name, str(config.weights))
-        given |= {"mean": row.mean, "deviation": row.deviation}
-    return find_variant(config.model_name)._replace(**given)
+        return pretrained.find(config.model_name, str(config.weights)).normalised(variant)
+    return variant
 
 
 class Run:
