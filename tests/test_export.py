@@ -253,7 +253,7 @@ def test_a_file_that_gives_other_probabilities_is_not_left(tmp_path, kind):
 
 
 def test_the_file_of_nans_that_the_converter_writes_from_a_keras_model_is_not_left(monkeypatch, tmp_path):
-    monkeypatch.setattr(export, "_hold", lambda model: model)
+    monkeypatch.setattr(export.tflite, "hold", lambda model: model)
     with pytest.raises(RuntimeError, match="not finite|other probabilities than small"):  # as memory is
         export.to_tflite(make_small(), tmp_path / "new")
     assert not [*tmp_path.iterdir()]
@@ -281,7 +281,7 @@ def test_a_failure_leaves_the_old_file_and_nothing_else(small, monkeypatch, tmp_
     def fail(*_):
         raise error
 
-    monkeypatch.setattr(export, "_compare", fail)
+    monkeypatch.setattr(getattr(export, kind), "compare", fail)
     with pytest.raises(error):
         WRITERS[kind](small, tmp_path / "old", overwrite=True)
     assert content(tmp_path) == before

@@ -1,0 +1,56 @@
+"""A file's probabilities against its model's, on a few random images, before the file counts as written."""
+
+import contextlib
+from collections.abc import Callable
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+TOLERANCE = 1e-4  # between a probability of the file and the model's; rounding alone comes to some 1e-6
+FREE_SIZE = 96  # height and width of the test images, in pixels, where the model takes any
+
+# pixels, float32 [n, height, width, channels] -> probabilities, float32 [n, classes]
+Classifier = Callable[[np.ndarray], np.ndarray]
+
+
+def compare(model: keras.Model, function: Classifier, what: str) -> float:
+    """The largest difference between the probabilities of a file and of its model; raises if it is too large."""
+    _, height, width, channels = model.input_shape
+    images = _make_images(height or FREE_SIZE, width or FREE_SIZE, channels)
+    with _full_precision():
+        expected = model(images, training=False).numpy()
+        found = function(images)
+    for name, probabilities in ((model.name, expected), (f"The {what} of {model.name}", found)):
+        if not np.isfinite(probabilities).all():
+            raise RuntimeError(f"{name} gives probabilities that are not finite. Nothing was written.")
+    if expected.min() < 0 or expected.max() > 1 + TOLERANCE:
+        raise ValueError(f"{model.name} gives no probabilities. Build it with a `classifier_activation`, 'softmax'.")
+    difference = float(np.abs(found - expected).max())
+    if difference > TOLERANCE:
+        raise RuntimeError(
+            f"The {what} gives other probabilities than {model.name}: on {len(images)} random images they differ by "
+            f"up to {difference:.2g}, where {TOLERANCE:g} is allowed. Nothing was written."
+        )
+    return difference
+
+
+def _make_images(height, width, channels):
+    """Random images, float32 [3, height, width, channels] from 0 to 255: coarse patches, finer ones, single pixels."""
+    random = np.random.default_rng(0)
+    images = np.empty((3, height, width, channels), "float32")
+    for image, patch in zip(images, (32, 8, 1), strict=True):
+        patches = random.uniform(0, 255, (-(-height // patch), -(-width // patch), channels))
+        image[:] = patches.repeat(patch, axis=0).repeat(patch, axis=1)[:height, :width]
+    return images
+
+
+@contextlib.contextmanager
+def _full_precision():
+    """Switches off the rounding of convolutions to 10 bits that GPUs have as a default."""
+    before = tf.config.experimental.tensor_float_32_execution_enabled()
+    tf.config.experimental.enable_tensor_float_32_execution(False)
+    try:
+        yield
+    finally:
+        tf.config.experimental.enable_tensor_float_32_execution(before)

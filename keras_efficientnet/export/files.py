@@ -1,0 +1,68 @@
+"""Writing a product whole or not at all: beside its place, and into it by one renaming."""
+
+import contextlib
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+
+def check_target(path: str | os.PathLike[str], overwrite: bool, is_ours: Callable[[Path], bool]) -> None:
+    """Raises a FileExistsError if there is something at `path`, and not `overwrite`, or it is not `is_ours`."""
+    target = Path(path).resolve()
+    if target.exists() and not overwrite:
+        raise FileExistsError(f"{path} exists. Choose another path, or overwrite it: overwrite=True, --overwrite.")
+    if target.exists() and not is_ours(target):
+        raise FileExistsError(f"{path} is something else than what it would be overwritten with. Choose another path.")
+
+
+@contextlib.contextmanager
+def replacing(path: str | os.PathLike[str], overwrite: bool, is_ours: Callable[[Path], bool]) -> Iterator[Path]:
+    """Gives a path to write to, which takes the place of `path` when all went well and vanishes otherwise.
+
+    Raises:
+        FileExistsError: as `check_target`.
+    """
+    check_target(path, overwrite, is_ours)
+    target = Path(path).resolve()
+    target.parent.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))  # same file system: can be renamed
+    new, old = folder / "new", folder / "old"
+    try:
+        yield new
+        _flush(new)
+        _swap(new, target, old)
+    finally:
+        if target.exists() or not old.exists():  # and not the only copy of what was there
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def count_bytes(path: str | os.PathLike[str]) -> int:
+    """The size of a file, or of all files in a folder."""
+    path = Path(path)
+    files = path.rglob("*") if path.is_dir() else [path]
+    return sum(file.stat().st_size for file in files if file.is_file())
+
+
+def is_saved_model(path: Path) -> bool:
+    """Whether there is an empty folder, or one that a SavedModel was written to."""
+    return path.is_dir() and (not any(path.iterdir()) or (path / "saved_model.pb").is_file())
+
+
+def _flush(path):
+    for file in [path, *path.rglob("*")]:
+        if file.is_file():
+            with open(file, "rb+") as stream:
+                os.fsync(stream)
+
+
+def _swap(new, target, old):
+    try:
+        if target.is_dir():  # a folder does not replace another in one step
+            os.replace(target, old)
+        os.replace(new, target)
+    except BaseException:
+        if old.exists() and not target.exists():
+            os.replace(old, target)
+        raise
