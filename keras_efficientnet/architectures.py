@@ -220,6 +220,11 @@ def official_name(name: str) -> str:
     return official
 
 
+def keras_name(name: str) -> str:
+    """What models of a variant are called by default, as in keras.applications: "efficientnetb0"."""
+    return name.replace("-", "", 1).replace("-", "_").lower()
+
+
 def find_variant(name: str) -> Variant:
     """The row of `official_name(name)`; raises as it does."""
     return VARIANTS[official_name(name)]

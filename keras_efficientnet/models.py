@@ -22,6 +22,7 @@ from keras_efficientnet.architectures import (
     blocks,
     find_variant,
     head_filters,
+    keras_name,
     official_name,
     stem_filters,
 )
@@ -140,17 +141,9 @@ def _sources(image):
 
 
 def _normalize(images, variant):
-    mean, deviation = _statistics(variant, images.shape[-1])
+    mean, deviation = pretrained.pixel_statistics(variant, images.shape[-1])
     scale, offset = 1 / deviation, -mean / deviation
     return layers.Rescaling(scale.tolist(), offset.tolist(), name="normalization")(images)
-
-
-def _statistics(source, channels):
-    """Mean and deviation of each of an image's channels: RGB in turn, and the average of the three for one."""
-    mean, deviation = np.array(source.mean), np.array(source.deviation)
-    if channels == 1:
-        return mean.mean(keepdims=True), deviation.mean(keepdims=True)
-    return np.resize(mean, channels), np.resize(deviation, channels)
 
 
 def builder(variant_name: str) -> Callable[..., keras.Model]:
@@ -158,9 +151,8 @@ def builder(variant_name: str) -> Callable[..., keras.Model]:
 
     @functools.wraps(make_model)
     def build(*arguments, name=None, **keywords):
-        return make_model(VARIANTS[variant_name], *arguments, name=name or model_name, **keywords)
+        return make_model(VARIANTS[variant_name], *arguments, name=name or keras_name(variant_name), **keywords)
 
-    model_name = variant_name.replace("-", "", 1).replace("-", "_").lower()
     build.__name__ = build.__qualname__ = builder_name(variant_name)
     signature = inspect.signature(make_model)
     _, *others = signature.parameters.values()
@@ -283,13 +275,13 @@ def preprocess_input(images, model_name: str = "efficientnet-b0", weights: str |
     if images.shape[-1] >= TOTAL_STRIDE:
         raise ValueError(f"`images` must be [..., height, width, channels]. Received: shape={tuple(images.shape)}")
     source = find_variant(model_name) if weights is None else pretrained.find(model_name, weights)
-    statistics = _statistics(source, images.shape[-1])
+    mean, deviation = pretrained.pixel_statistics(source, images.shape[-1])
     if isinstance(images, np.ndarray):
-        mean, deviation = (values.astype("float32") for values in statistics)
-        return (images.astype("float32") - mean) / deviation
+        return (images.astype("float32") - mean.astype("float32")) / deviation.astype("float32")
     pixels = keras.ops.cast(images, keras.config.floatx())
-    mean, deviation = (keras.ops.convert_to_tensor(values, pixels.dtype) for values in statistics)
-    return (pixels - mean) / deviation
+    return (pixels - keras.ops.convert_to_tensor(mean, pixels.dtype)) / keras.ops.convert_to_tensor(
+        deviation, pixels.dtype
+    )
 
 
 def decode_predictions(probabilities, top: int = 5) -> list[list[tuple[str, str, float]]]:

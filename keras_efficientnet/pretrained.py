@@ -9,6 +9,8 @@ import pathlib
 import re
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from keras_efficientnet.architectures import HALVED, MEAN_RGB, STDDEV_RGB, VARIANTS, Variant, official_name
 from keras_efficientnet.downloads import describe, download, sha256
 
@@ -209,6 +211,14 @@ PRETRAINED = (
 # fmt: on
 TAGS = {row.tag for row in PRETRAINED}
 KEYS = {row.key: row for row in PRETRAINED}
+
+
+def pixel_statistics(source: Variant | Pretrained, channels: int) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and deviation, [channels], of each of an image's channels: RGB in turn, for one the average of the three."""
+    mean, deviation = np.array(source.mean), np.array(source.deviation)
+    if channels == 1:
+        return mean.mean(keepdims=True), deviation.mean(keepdims=True)
+    return np.resize(mean, channels), np.resize(deviation, channels)
 
 
 def list_pretrained(pattern: str = "*") -> list[Pretrained]:

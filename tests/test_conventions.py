@@ -15,7 +15,8 @@ FLOORS = (
         *("architectures", "augmentation", "config", "conversion", "downloads", "evaluation", "history", "layers"),
         *("optimizers", "preprocessing", "readers", "runs"),
     },
-    {"blocks", "datasets", "export", "predictions", "pretrained", "profiling", "reports", "weights"},
+    {"blocks", "datasets", "export", "predictions", "pretrained", "profiling", "reports"},
+    {"weights"},
     {"models"},
     {"converting", "training"},
 )

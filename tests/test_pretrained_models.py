@@ -13,6 +13,7 @@ from servers import place
 from keras_efficientnet import conversion, models, pretrained, training
 from keras_efficientnet.architectures import VARIANTS
 from keras_efficientnet.config import make_config
+from keras_efficientnet.weights import load_weights
 
 IMAGES = reference_images(2, 32, 32, seed=1)
 
@@ -51,6 +52,7 @@ def local(tiny, tmp_path, monkeypatch):
     monkeypatch.setitem(VARIANTS, "tiny", tiny)
     monkeypatch.setitem(models.BUILDERS, "tiny", models.builder("tiny"))
     monkeypatch.setattr(pretrained, "PRETRAINED", (row,))
+    monkeypatch.setitem(pretrained.KEYS, row.key, row)
     return source
 
 
@@ -68,6 +70,35 @@ def test_images_are_normalised_as_the_file_wants_it(tiny, local):
     np.testing.assert_allclose(pixels, (IMAGES - 127.5) / 127.5, rtol=0, atol=1e-6)
     np.testing.assert_allclose(predict(outside, pixels), expected, rtol=0, atol=1e-6)
     assert np.abs(predict(local) - expected).max() > 1e-4  # the variant's own pixels would be seen
+
+
+def test_a_model_that_is_there_takes_published_weights_by_name(tiny, local):
+    """By the short name as the builder calls it, by timm's in full however it is called; with those pixels or none."""
+    for name, weights in (("tiny", "advprop"), ("mine", "tf_efficientnet_b0.ap_in1k")):
+        model = models.make_model(tiny, name=name, include_preprocessing=False)
+        load_weights(model, weights)
+        expected = predict(fill(models.make_model(tiny, include_preprocessing=False)))
+        np.testing.assert_array_equal(predict(model), expected)
+    half = models.make_model(tiny._replace(mean=(127.5,) * 3, deviation=(127.5,) * 3), name="tiny")
+    load_weights(half, "advprop")
+    np.testing.assert_array_equal(predict(half), predict(models.make_model(tiny, weights="advprop")))
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_a_model_with_other_pixels_inside_refuses_published_weights(tiny, local, channels):
+    model = models.make_model(tiny, name="tiny", input_shape=(32, 32, channels))
+    before = model.get_weights()
+    with pytest.raises(
+        ValueError, match=r"tf_efficientnet_b0.ap_in1k were trained on pixels with mean \(127.5, .*: weights='advprop'"
+    ):
+        load_weights(model, "advprop")
+    for old, new in zip(before, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(old, new)
+
+
+def test_a_short_name_needs_a_model_with_its_builders_name(tiny, local):
+    with pytest.raises(ValueError, match="'advprop' is no file. .* both of timm's names: .* Received: 'mine'"):
+        load_weights(models.make_model(tiny, name="mine"), "advprop")
 
 
 def test_published_weights_change_numbers_of_the_graph_and_nothing_else(tiny, local):
