@@ -15,9 +15,9 @@ FLOORS = (
         *("architectures", "augmentation", "config", "conversion", "downloads", "evaluation", "history", "layers"),
         *("optimizers", "preprocessing", "readers", "runs"),
     },
-    {"blocks", "datasets", "export", "predictions", "pretrained", "profiling", "reports"},
+    {"blocks", "datasets", "predictions", "pretrained", "profiling", "reports"},
     {"weights"},
-    {"models"},
+    {"export", "models"},
     {"converting", "training"},
 )
 ROOF = [ROOT / "main.py", *sorted((ROOT / "export").glob("*.py"))]

@@ -1,7 +1,7 @@
 """A file's probabilities against its model's, on a few random images, before the file counts as written."""
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import keras
 import numpy as np
@@ -18,7 +18,7 @@ def compare(model: keras.Model, function: Classifier, what: str) -> float:
     """The largest difference between the probabilities of a file and of its model; raises if it is too large."""
     _, height, width, channels = model.input_shape
     images = _make_images(height or FREE_SIZE, width or FREE_SIZE, channels)
-    with _full_precision():
+    with full_precision():
         expected = model(images, training=False).numpy()
         found = function(images)
     for name, probabilities in ((model.name, expected), (f"The {what} of {model.name}", found)):
@@ -46,7 +46,7 @@ def _make_images(height, width, channels):
 
 
 @contextlib.contextmanager
-def _full_precision():
+def full_precision() -> Iterator[None]:
     """Switches off the rounding of convolutions to 10 bits that GPUs have as a default."""
     before = tf.config.experimental.tensor_float_32_execution_enabled()
     tf.config.experimental.enable_tensor_float_32_execution(False)

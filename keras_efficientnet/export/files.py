@@ -17,22 +17,32 @@ def check_target(path: str | os.PathLike[str], overwrite: bool, is_ours: Callabl
         raise FileExistsError(f"{path} is something else than what it would be overwritten with. Choose another path.")
 
 
+class Rejected(RuntimeError):
+    """What was written is whole, but not as good as it must be: raised within `replacing`, it is kept aside."""
+
+
 @contextlib.contextmanager
 def replacing(path: str | os.PathLike[str], overwrite: bool, is_ours: Callable[[Path], bool]) -> Iterator[Path]:
     """Gives a path to write to, which takes the place of `path` when all went well and vanishes otherwise.
 
     Raises:
         FileExistsError: as `check_target`.
+        Rejected: the same from within; what was written then stands at `path` with `.rejected` behind it.
     """
     check_target(path, overwrite, is_ours)
     target = Path(path).resolve()
     target.parent.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))  # same file system: can be renamed
-    new, old = folder / "new", folder / "old"
+    new, old = folder / target.name, folder / f"{target.name}.old"
     try:
         yield new
         _flush(new)
         _swap(new, target, old)
+    except Rejected as error:
+        aside = target.with_name(f"{target.name}.rejected")
+        _remove(aside)
+        os.replace(new, aside)
+        raise Rejected(f"{error} It is kept aside: {aside}") from None
     finally:
         if target.exists() or not old.exists():  # and not the only copy of what was there
             shutil.rmtree(folder, ignore_errors=True)
@@ -48,6 +58,10 @@ def count_bytes(path: str | os.PathLike[str]) -> int:
 def is_saved_model(path: Path) -> bool:
     """Whether there is an empty folder, or one that a SavedModel was written to."""
     return path.is_dir() and (not any(path.iterdir()) or (path / "saved_model.pb").is_file())
+
+
+def _remove(path):
+    shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 def _flush(path):
