@@ -6,6 +6,7 @@ types; the training file has zeros as `state_dict` and ones as `state_dict_ema`.
 
 import argparse
 import io
+import os
 import pickle
 import re
 import time
@@ -240,6 +241,29 @@ def test_a_changed_number_in_a_zip_is_noticed(tmp_path):
         read_pth(tmp_path / "state.pth")
 
 
+@pytest.mark.parametrize("wrapped", ["_orig_mod.{}", "module._orig_mod.{}", "_orig_mod.module.{}"])
+def test_names_lose_what_torch_compile_puts_before_them(tmp_path, wrapped):
+    """As timm's clean_state_dict takes it off, in models/_helpers.py."""
+    path = write_state(tmp_path / "compiled.pth", {wrapped.format("conv_stem.weight"): BASE})
+    assert list(read_pth(path)) == ["conv_stem.weight"]
+
+
+def test_the_counter_of_averages_does_not_hinder(tiny, tmp_path):
+    """torchvision's trainings keep as `model_ema` an AveragedModel of PyTorch, which has "n_averaged" besides."""
+    source = fill(models.make_model(tiny, classes=10))
+    arrays = {"n_averaged": np.array(3)} | {f"module.{name}": array for name, array in to_timm(source).items()}
+    loaded = models.make_model(tiny, classes=10, weights=write_state(tmp_path / "b0.pth", arrays))
+    for ours, theirs in zip(loaded.get_weights(), source.get_weights(), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_a_pipe_is_no_file(tiny, tmp_path):
+    """Opening one takes for ever."""
+    os.mkfifo(tmp_path / "b0.pth")
+    with pytest.raises(FileNotFoundError, match="There is no file .*b0.pth"):
+        load_weights(models.make_model(tiny, classes=10), tmp_path / "b0.pth")
+
+
 @pytest.mark.parametrize("content", [[1, 2], {"a": 1}, {}, {"state_dict": {"a": "b"}}])
 def test_what_is_no_dictionary_of_tensors_is_refused(tmp_path, content):
     with pytest.raises(ValueError, match="it holds"):
@@ -263,6 +287,13 @@ def test_safetensors_of_short_floats_come_out(tmp_path):
     numbers = np.array([1.5, -3.0], "float32").view("uint16")[1::2].tobytes()
     (tmp_path / "x.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + numbers)
     np.testing.assert_array_equal(read_safetensors(tmp_path / "x.safetensors")["w"].astype("float32"), [1.5, -3.0])
+
+
+def test_safetensors_of_a_type_that_numpy_lacks_say_so(tmp_path):
+    header = b'{"w":{"dtype":"F8_E4M3","shape":[4],"data_offsets":[0,4]}}'
+    (tmp_path / "x.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + bytes(4))
+    with pytest.raises(ValueError, match="numpy has no numbers of type F8_E4M3"):
+        read_safetensors(tmp_path / "x.safetensors")
 
 
 def test_safetensors_cut_or_other_are_refused(tmp_path):

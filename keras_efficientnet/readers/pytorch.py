@@ -6,6 +6,7 @@ import io
 import json
 import math
 import pickle
+import re
 import struct
 import zipfile
 from collections.abc import Iterator
@@ -44,6 +45,7 @@ SAFE_TYPES = {  # of safetensors
     "BOOL": np.dtype("bool"),
 }
 AVERAGED, TRAINED = ("state_dict_ema", "model_ema"), ("state_dict", "model")  # where training programs keep weights
+WRAPPED = re.compile(r"^(?:module\.|_orig_mod\.)+")
 SAFE, PTH = "a whole .safetensors file", "a whole .pth file of tensors"
 MOST_ARGUMENTS = 8  # of a function that a file names; PyTorch gives at most 7
 MOST_AXES = 64  # of an array of numpy
@@ -76,6 +78,8 @@ def open_safetensors(path: Path) -> Iterator[dict[str, Stored]]:
             (length,) = struct.unpack("<Q", file.read(8))
             header = json.loads(file.read(length))
             header.pop("__metadata__", None)
+            if others := {row["dtype"] for row in header.values()} - set(SAFE_TYPES):
+                raise ValueError(f"numpy has no numbers of type {', '.join(sorted(others))}")
             types = {key: SAFE_TYPES[row["dtype"]] for key, row in header.items()}
 
         def store(key, shape, begin):
@@ -94,7 +98,7 @@ def open_pth(path: Path, *, average: bool = True) -> Iterator[dict[str, Stored]]
     """The arrays of a `.pth` file, as PyTorch's `torch.save(model.state_dict(), path)` writes it. Needs no PyTorch.
 
     Of a training program's file, which holds more, the averaged weights, else the trained ones. The names lose the
-    "module." that training on several devices puts before them.
+    "module." and "_orig_mod." that training on several devices and torch.compile put before them.
 
     Args:
         path: of the file.
@@ -279,9 +283,9 @@ def _collect(content, nested) -> dict[str, Tensor]:
         raise ValueError(
             f"it holds {len(content) - len(tensors)} things that are no tensors, and {len(tensors)} that are"
         )
-    named = {str(name).removeprefix("module."): value for name, value in tensors.items()}
+    named = {WRAPPED.sub("", str(name)): value for name, value in tensors.items()}
     if len(named) < len(tensors):
-        raise ValueError("it has names twice, with and without module.")
+        raise ValueError("it has names twice, with and without module. or _orig_mod.")
     return named
 
 
