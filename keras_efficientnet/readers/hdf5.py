@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import h5py
+import ml_dtypes
 import numpy as np
 
 from keras_efficientnet.readers.stored import Stored, in_words
@@ -114,8 +115,11 @@ def _text(name):
 
 
 def _store(dataset, path):
+    short = dataset.attrs.get("dtype") == "bfloat16"  # which HDF5 lacks: two bytes of no type
+    dtype = np.dtype(ml_dtypes.bfloat16) if short and dataset.dtype.itemsize == 2 else dataset.dtype
+
     def read() -> np.ndarray:
         with in_words(path, WHOLE):
-            return dataset[()]
+            return np.asarray(dataset[()]).view(dtype)
 
-    return Stored(dataset.shape, dataset.dtype, read)
+    return Stored(dataset.shape, dtype, read)
