@@ -337,6 +337,8 @@ def _options_of_run(given: dict[str, Any]) -> dict[str, Any]:
         return {}
     try:
         options: dict[str, Any] = json.loads(path.read_text("utf-8"))
+        if not isinstance(options, dict):
+            raise ValueError("it names no options")
     except ValueError as error:
         raise ValueError(f"{path} is not whole: {error}. Give every option, or copy the file again.") from error
     if "data_dir" in given:

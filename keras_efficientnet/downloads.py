@@ -73,8 +73,7 @@ def _fetch(url: str, partial: pathlib.Path) -> None:
     with response:
         if response.status != http.HTTPStatus.PARTIAL_CONTENT:
             begun = 0
-        length = response.headers.get("Content-Length")
-        total = begun + int(length) if length else None
+        total = None if response.length is None else begun + response.length  # None, too, if the header is no number
         bar = tqdm.tqdm(desc=url.rpartition("/")[2], initial=begun, total=total, unit="B", unit_scale=True)
         with partial.open("ab" if begun else "wb") as file, bar:
             while piece := response.read(PIECE):

@@ -8,9 +8,21 @@ BEST = "archive/best_eval.json"  # names the step of the checkpoint that counts;
 
 
 def find_best(folder: Path) -> dict[str, Any] | None:
-    """`step` and scores of the best checkpoint of a run, or None where no evaluation has been kept."""
+    """`step` and scores of the best checkpoint of a run, or None where no evaluation has been kept.
+
+    Raises:
+        ValueError: the file that says so is not whole.
+    """
     path = folder / BEST
-    return json.loads(path.read_text("utf-8")) if path.exists() else None
+    if not path.exists():
+        return None
+    try:
+        best = json.loads(path.read_text("utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not whole: {error}") from error
+    if not isinstance(best, dict) or not isinstance(best.get("step"), int):
+        raise ValueError(f"{path} is not whole: it names no step")
+    return best
 
 
 def best_checkpoint(folder: Path) -> str:

@@ -23,6 +23,7 @@ class Server(http.server.ThreadingHTTPServer):
         self.cuts = []  # bytes after which the next answers break off
         self.pause = 0.0  # seconds in the middle of an answer
         self.ranges = True  # whether it can begin in the middle
+        self.length = ""  # what it says of an answer's length, where that is not so; None: nothing
         self.requests = []  # (method, path, range) of what came
         self.url = f"http://127.0.0.1:{self.server_address[1]}"
         threading.Thread(target=self.serve_forever, daemon=True).start()
@@ -58,7 +59,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.end_headers()
             return b""
         self.send_response(206 if begin else 200)
-        self.send_header("Content-Length", str(len(whole) - begin))
+        if self.server.length is not None:
+            self.send_header("Content-Length", self.server.length or str(len(whole) - begin))
         if "/resolve/" in self.path:
             tag = self.server.tags.get(self.path, hashlib.sha256(whole).hexdigest())
             self.send_header("ETag", f'"{tag}"')

@@ -15,7 +15,7 @@ import tensorflow as tf
 from keras_efficientnet import training
 from keras_efficientnet.config import make_config
 from keras_efficientnet.history import read
-from keras_efficientnet.runs import best_checkpoint, find_best
+from keras_efficientnet.runs import BEST, best_checkpoint, find_best
 from keras_efficientnet.training.archive import (
     evaluations_since_best,
     forget_after,
@@ -212,3 +212,11 @@ def test_an_evaluation_that_nothing_comes_for_says_so(tmp_path):
 def test_training_alone_has_no_best(options):
     with pytest.raises(ValueError, match="need evaluations. Choose mode=train_and_eval"):
         make_config(mode="train", **options)
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "{}", '{"step": "../../x"}'])
+def test_a_broken_record_of_the_best_is_named(tmp_path, content):
+    (tmp_path / BEST).parent.mkdir()
+    (tmp_path / BEST).write_text(content)
+    with pytest.raises(ValueError, match="best_eval.json is not whole: "):
+        best_checkpoint(tmp_path)

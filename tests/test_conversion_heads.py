@@ -1,8 +1,11 @@
 """Classifiers for other classes than the network's, of every origin: the background, ImageNet-21k and -12k."""
 
+import warnings
+
 import keras
 import numpy as np
 import pytest
+from reference import fill
 
 from keras_efficientnet import conversion, load_weights, models
 from keras_efficientnet.conversion.engine import extract
@@ -92,6 +95,17 @@ def test_a_classifier_of_another_width_is_refused(tiny, origin):
         ValueError, match="does not fit of9: .* Build the model with classes=7, or with include_top=Fal"
     ):
         conversion.convert(build(tiny, origin, 9), arrays, origin=origin.name)
+
+
+def test_a_warning_that_is_an_error_leaves_the_network_as_it_was(tiny):
+    """As under `python -W error`."""
+    model = models.make_model(tiny, classes=7)
+    before = model.get_weights()
+    with warnings.catch_warnings(), pytest.raises(UserWarning, match="its classifier stays as it was"):
+        warnings.simplefilter("error", UserWarning)
+        conversion.convert(model, conversion.to_timm(fill(models.make_model(tiny, classes=10))))
+    for old, new in zip(before, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(old, new)
 
 
 def test_our_own_file_with_a_background_fills_a_thousand_classes(tiny, tmp_path):

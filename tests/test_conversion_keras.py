@@ -2,6 +2,8 @@
 
 import gc
 import json
+import os
+import zipfile
 
 import h5py
 import keras
@@ -206,6 +208,50 @@ def test_a_preset_of_keras_hub_fills_a_symmetric_network(tiny, tmp_path):
         np.testing.assert_array_equal(ours, expected)
     with pytest.raises(ValueError, match="weights of keras-hub, trained with symmetric padding"):
         models.make_model(tiny, classes=10, weights=tmp_path / "preset")
+
+
+@pytest.mark.parametrize("name", ["model_weights", "layers", "layers/a/vars"])
+def test_a_link_is_not_followed(tiny, tmp_path, name):
+    """Not even to see what is there: opening a pipe takes for ever."""
+    os.mkfifo(tmp_path / "pipe")
+    with h5py.File(tmp_path / "x.weights.h5", "w") as h5:
+        h5[name] = h5py.ExternalLink(tmp_path / "pipe", "x")
+    with pytest.raises(ValueError, match=f"{name.rpartition('/')[2]} in it is a link"):
+        load_weights(models.make_model(tiny, classes=10), tmp_path / "x.weights.h5")
+
+
+@pytest.mark.parametrize("kind", ["external", "link", "soft", "virtual"])
+def test_numbers_in_another_file_are_not_read(tiny, tmp_path, kind):
+    """HDF5 would: any file as numbers, a pipe for ever."""
+    model = models.make_model(tiny, classes=10)
+    model.save_weights(tmp_path / "x.weights.h5")
+    with h5py.File(tmp_path / "other.h5", "w") as other:
+        other["x"] = np.ones((3, 3, 3, 8), "float32")
+    with h5py.File(tmp_path / "x.weights.h5", "a") as h5:
+        stem = h5["layers/conv2d/vars"]
+        del stem["0"]
+        if kind == "external":
+            (tmp_path / "secret").write_bytes(b"A" * 864)
+            stem.create_dataset("0", (3, 3, 3, 8), "float32", external=[(str(tmp_path / "secret"), 0, 864)])
+        elif kind == "virtual":
+            layout = h5py.VirtualLayout((3, 3, 3, 8), "float32")
+            layout[...] = h5py.VirtualSource(tmp_path / "other.h5", "x", (3, 3, 3, 8))
+            stem.create_virtual_dataset("0", layout)
+        else:
+            link = h5py.ExternalLink(tmp_path / "other.h5", "x") if kind == "link" else h5py.SoftLink("/layers")
+            stem["0"] = link
+    before = model.get_weights()
+    with pytest.raises(ValueError, match="0 in it (is a link|has its numbers in another file)"):
+        load_weights(model, tmp_path / "x.weights.h5")
+    for old, new in zip(before, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(old, new)
+
+
+def test_a_keras_file_that_would_fill_the_disk_is_refused(tiny, tmp_path):
+    with zipfile.ZipFile(tmp_path / "bomb.keras", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("model.weights.h5", bytes(10**7))
+    with pytest.raises(ValueError, match="its weights would become over 20 times as large"):
+        load_weights(models.make_model(tiny, classes=10), tmp_path / "bomb.keras")
 
 
 def test_a_file_from_before_names_says_so(tiny, tmp_path):

@@ -2,6 +2,7 @@
 
 import shlex
 
+import h5py
 import numpy as np
 import pytest
 from pictures import jpeg
@@ -75,6 +76,20 @@ def test_the_file_tells_the_number_of_classes(tiny, file, tmp_path):
     writing.write(backbone, tmp_path / "notop.weights.h5")
     found, _ = converting.load(tiny, tmp_path / "notop.weights.h5")
     assert_equal_weights(found, backbone)
+
+
+def test_a_file_cannot_ask_for_endless_classes(tiny, model, tmp_path):
+    """An array in HDF5 can say it is large and hold nothing."""
+    model.save_weights(tmp_path / "x.weights.h5")
+    with h5py.File(tmp_path / "x.weights.h5", "a") as h5:
+        last = h5["layers/dense/vars"]
+        assert last.attrs["name"] == "predictions"
+        width = last["0"].shape[0]
+        del last["0"], last["1"]
+        last.create_dataset("0", (width, 10**9), "float32", chunks=(1, 1024))
+        last.create_dataset("1", (10**9,), "float32", chunks=(1024,))
+    with pytest.raises(ValueError, match="x.weights.h5 says it is for 1000000000 classes"):
+        converting.load(tiny, tmp_path / "x.weights.h5")
 
 
 def test_other_classes_leave_the_classifier_and_say_so(tiny, file):

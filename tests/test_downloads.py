@@ -122,6 +122,13 @@ def test_a_file_that_the_server_lacks_is_an_error_that_says_so(server, fetch, tm
     assert names(tmp_path) == []
 
 
+@pytest.mark.parametrize("length", ["many", "-5", None])
+def test_a_server_that_does_not_know_the_length_still_gives_the_file(server, fetch, length):
+    """RFC 9112, 6.3: without it the content ends with the connection."""
+    server.length = length
+    assert fetch().read_bytes() == CONTENT
+
+
 def test_a_name_without_its_hash_is_refused(server, tmp_path):
     with pytest.raises(ValueError, match="must end in the start of its SHA-256, as in b1-c27df63c.pth: .*b0.pth"):
         download(f"{server.url}/weights/b0.pth", tmp_path)

@@ -4,9 +4,12 @@
 types; the training file has zeros as `state_dict` and ones as `state_dict_ema`.
 """
 
+import argparse
 import io
+import os
 import pickle
 import re
+import time
 import zipfile
 
 import numpy as np
@@ -136,6 +139,57 @@ def test_a_file_cannot_take_for_ever_or_all_memory(tmp_path):
         read_pth(path)
 
 
+def test_few_bytes_cannot_ask_for_much_again_and_again(tmp_path):
+    """A list of a million ones, by its number in the memo; before there was a limit each took 20 seconds or more."""
+    million = b"\x80\x02(" + b"K\x01" * 1_000_000 + b"tq\x000"
+    call = b"ccollections\nOrderedDict\nq\x010" + b"h\x01h\x00R0" * 20_000
+    tensor = b"ctorch._utils\n_rebuild_tensor_v2\n((" + b"X\x07\x00\x00\x00storagectorch\nFloatStorage\n"
+    tensor += b"X\x01\x00\x00\x000X\x03\x00\x00\x00cpuK\x04tQK\x00h\x00h\x00\x89}tR"
+    large = b"\x80\x02\x8a\xff" + b"\xff" * 254 + b"\x7fq\x020(" + b"h\x02" * 100_000 + b"tq\x000"
+    same = b"".join(b"\x8a\x0a" + (number * (2**61 - 1)).to_bytes(10, "little") + b"N" for number in range(60_000))
+    start = time.monotonic()
+    for content, message in {
+        million + call + b"}.": "it calls a function with too much",
+        million + b"h\x00Q.": "it refers to something else than numbers",
+        million + b"}(K\x00" + tensor + b"u.": "it has a tensor whose shape is none",
+        large + b"}(K\x00" + tensor + b"u.": "it has a tensor whose shape is none",
+        b"\x80\x02}(" + same + b"u.": "its keys are not names",  # numbers whose hash is 0
+    }.items():
+        with pytest.raises(ValueError, match=message):
+            read_made(tmp_path, content, **{"0": b"\x00" * 16})
+    assert time.monotonic() - start < 10
+
+
+@pytest.mark.parametrize("content", [b"\x80\x02(i__main__\nX\n.", b"\x80\x02X\xff\xff\xff\xff.", b"\x80"])
+def test_the_error_of_a_broken_pickle_has_words(tmp_path, content):
+    with pytest.raises(ValueError, match=r"made.pth is not a whole .pth file of tensors: .*[A-Za-z]{5}"):
+        read_made(tmp_path, content)
+
+
+def test_the_error_stays_one_short_line_whatever_a_file_asks_for(tmp_path):
+    name = b"X\x10\x27\x00\x00" + b"evil\n" * 2000
+    with pytest.raises(ValueError, match="it asks for evil evil ") as caught:
+        read_made(tmp_path, b"\x80\x02" + name + name + b"\x93.")
+    assert len(str(caught.value)) < 1000 and "\n" not in str(caught.value)
+
+
+def test_the_options_of_a_training_program_do_not_hinder(tmp_path):
+    """timm's and torchvision's trainings save `args`, an argparse.Namespace, beside the weights."""
+    options = pickle.dumps(argparse.Namespace(lr=0.1), protocol=2)[2:-1]
+    state = write_state(tmp_path / "state.pth", {"w": BASE})
+    with zipfile.ZipFile(state) as archive:
+        weights, numbers = archive.read("archive/data.pkl"), archive.read("archive/data/0")
+    content = b"\x80\x02}(X\x04\x00\x00\x00args" + options + b"X\x05\x00\x00\x00model" + weights[2:-1] + b"u."
+    np.testing.assert_array_equal(read_made(tmp_path, content, **{"0": numbers})["w"], BASE)
+
+
+def test_a_view_of_other_numbers_is_refused(tmp_path):
+    """A storage of the old format that is a part of another one, of which torch.load takes the part alone."""
+    kind = b"(X\x07\x00\x00\x00storagectorch\nFloatStorage\nX\x01\x00\x00\x000X\x03\x00\x00\x00cpuK\x04"
+    with pytest.raises(ValueError, match="a view of other numbers"):
+        read_made(tmp_path, b"\x80\x02" + kind + b"X\x01\x00\x00\x001K\x02K\x02\x87tQ.", **{"0": b"\x00" * 16})
+
+
 def write_state(path, arrays):
     """As `torch.save` writes a state_dict: names, records of tensors, and a storage for each."""
     content, storages = b"\x80\x02ccollections\nOrderedDict\n)R(", {}
@@ -187,6 +241,29 @@ def test_a_changed_number_in_a_zip_is_noticed(tmp_path):
         read_pth(tmp_path / "state.pth")
 
 
+@pytest.mark.parametrize("wrapped", ["_orig_mod.{}", "module._orig_mod.{}", "_orig_mod.module.{}"])
+def test_names_lose_what_torch_compile_puts_before_them(tmp_path, wrapped):
+    """As timm's clean_state_dict takes it off, in models/_helpers.py."""
+    path = write_state(tmp_path / "compiled.pth", {wrapped.format("conv_stem.weight"): BASE})
+    assert list(read_pth(path)) == ["conv_stem.weight"]
+
+
+def test_the_counter_of_averages_does_not_hinder(tiny, tmp_path):
+    """torchvision's trainings keep as `model_ema` an AveragedModel of PyTorch, which has "n_averaged" besides."""
+    source = fill(models.make_model(tiny, classes=10))
+    arrays = {"n_averaged": np.array(3)} | {f"module.{name}": array for name, array in to_timm(source).items()}
+    loaded = models.make_model(tiny, classes=10, weights=write_state(tmp_path / "b0.pth", arrays))
+    for ours, theirs in zip(loaded.get_weights(), source.get_weights(), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_a_pipe_is_no_file(tiny, tmp_path):
+    """Opening one takes for ever."""
+    os.mkfifo(tmp_path / "b0.pth")
+    with pytest.raises(FileNotFoundError, match="There is no file .*b0.pth"):
+        load_weights(models.make_model(tiny, classes=10), tmp_path / "b0.pth")
+
+
 @pytest.mark.parametrize("content", [[1, 2], {"a": 1}, {}, {"state_dict": {"a": "b"}}])
 def test_what_is_no_dictionary_of_tensors_is_refused(tmp_path, content):
     with pytest.raises(ValueError, match="it holds"):
@@ -210,6 +287,13 @@ def test_safetensors_of_short_floats_come_out(tmp_path):
     numbers = np.array([1.5, -3.0], "float32").view("uint16")[1::2].tobytes()
     (tmp_path / "x.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + numbers)
     np.testing.assert_array_equal(read_safetensors(tmp_path / "x.safetensors")["w"].astype("float32"), [1.5, -3.0])
+
+
+def test_safetensors_of_a_type_that_numpy_lacks_say_so(tmp_path):
+    header = b'{"w":{"dtype":"F8_E4M3","shape":[4],"data_offsets":[0,4]}}'
+    (tmp_path / "x.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + bytes(4))
+    with pytest.raises(ValueError, match="numpy has no numbers of type F8_E4M3"):
+        read_safetensors(tmp_path / "x.safetensors")
 
 
 def test_safetensors_cut_or_other_are_refused(tmp_path):

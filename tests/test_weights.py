@@ -62,6 +62,17 @@ def test_a_builder_takes_the_path_as_weights(tiny, source, file, kind):
     assert_equal_weights(models.make_model(tiny, classes=10, weights=kind(file)), source)
 
 
+@pytest.mark.parametrize("ending", [".weights.h5", ".keras"])
+def test_weights_in_short_floats_come_back(tiny, set_policy, tmp_path, ending):
+    """Keras writes bfloat16, which HDF5 lacks, as pairs of bytes."""
+    set_policy("bfloat16")
+    source = fill(models.make_model(tiny, classes=10))
+    source.save_weights(tmp_path / "x.weights.h5") if ending == ".weights.h5" else source.save(tmp_path / "x.keras")
+    loaded = models.make_model(tiny, classes=10, weights=tmp_path / f"x{ending}")
+    for ours, theirs in zip(loaded.get_weights(), source.get_weights(), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
 def test_a_file_holds_each_array_once_by_layer(source, file):
     with open_weights(file) as arrays:
         assert sorted(arrays) == sorted(weight.path for weight in source.weights)

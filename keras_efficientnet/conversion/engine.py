@@ -106,12 +106,12 @@ def fill(
         _check_shape(pair, found[pair.key], changes, model, source)
     for pair in pairs:  # whatever cannot be read is seen before anything is filled
         np.asarray(found[pair.key])
+    for text in filter(None, messages):  # which may be errors
+        warnings.warn(text, stacklevel=4)
     for pair in pairs:
         array = pair.to_ours(found[pair.key])
         array = changes[pair.key](array) if pair.key in changes else array
         pair.variable.assign(array.astype(pair.variable.dtype, copy=False))
-    for text in filter(None, messages):
-        warnings.warn(text, stacklevel=4)
     return [keys[pair.key] for pair in pairs]
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from keras_efficientnet.conversion.engine import Origin, extract
 
 COUNTER = "num_batches_tracked"  # of a batch norm in PyTorch; has no counterpart
+AVERAGED = "n_averaged"  # of PyTorch's AveragedModel, which torchvision's trainings keep as `model_ema`; nor has this
 PYTORCH: dict[str, Any] = {
     "separator": ".",
     "leaves": {
@@ -30,7 +31,7 @@ PYTORCH: dict[str, Any] = {
         "DepthwiseCondConv2D": (0, 3, 4, 1, 2),
     },
     "flattens": True,
-    "extras": rf"\.{COUNTER}$",
+    "extras": rf"\.{COUNTER}$|^{AVERAGED}$",
 }
 
 SQUEEZE = {"se_reduce": "se.conv_reduce", "se_expand": "se.conv_expand"}

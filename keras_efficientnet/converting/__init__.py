@@ -18,6 +18,8 @@ from keras_efficientnet.preprocessing import image_for_evaluation
 from keras_efficientnet.readers import open_weights
 from keras_efficientnet.weights import find_file
 
+MOST_CLASSES = 100_000  # of a file that is not asked for by their number; ImageNet-21k has 21,843
+
 
 class Mapped(NamedTuple):
     """What became of a file of weights."""
@@ -101,12 +103,20 @@ def load(
     with open_weights(path, average=average) as arrays, warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
         table = find_origin(arrays, origin)
-        classes = classes or count_classes(arrays, table)
+        classes = classes or _count_classes(arrays, table, path)
         model = make_model(variant, include_top=classes is not None, classes=classes or 1000, name=name)
         taken = set(convert(model, arrays, str(path), origin=origin, other_classes=True))
         left_out = tuple(key for key in arrays if key not in taken)
     adaptions = tuple(str(warning.message) for warning in caught if issubclass(warning.category, UserWarning))
     return model, Mapped(str(path), table.name, len(taken), left_out, adaptions)
+
+
+def _count_classes(arrays, table, path):
+    """What a file says, which could be any number: a classifier is built for it before the rest is read."""
+    classes = count_classes(arrays, table)
+    if classes is not None and not 1 <= classes <= MOST_CLASSES:
+        raise ValueError(f"{path} says it is for {classes} classes. Give their number, if that is right: --classes.")
+    return classes
 
 
 def identify(model: keras.Model, variant: Variant, files: Sequence[str]) -> list[Prediction]:

@@ -31,7 +31,7 @@ def open_weights(path: Path, *, average: bool = True) -> Iterator[dict[str, Stor
             arrays = stack.enter_context(_open_folder(path, average))
         elif prefix := find_prefix(path):
             arrays = stack.enter_context(open_checkpoint(prefix, average=average))
-        elif not path.exists():
+        elif not path.is_file():
             raise FileNotFoundError(
                 "`weights` must be None or the path of a TensorFlow checkpoint, a run's folder, a keras-hub preset or "
                 f"a .weights.h5, .h5, .keras, .safetensors or .pth file. There is no file {str(path)!r}."

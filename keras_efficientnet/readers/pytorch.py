@@ -6,6 +6,7 @@ import io
 import json
 import math
 import pickle
+import re
 import struct
 import zipfile
 from collections.abc import Iterator
@@ -44,7 +45,10 @@ SAFE_TYPES = {  # of safetensors
     "BOOL": np.dtype("bool"),
 }
 AVERAGED, TRAINED = ("state_dict_ema", "model_ema"), ("state_dict", "model")  # where training programs keep weights
+WRAPPED = re.compile(r"^(?:module\.|_orig_mod\.)+")
 SAFE, PTH = "a whole .safetensors file", "a whole .pth file of tensors"
+MOST_ARGUMENTS = 8  # of a function that a file names; PyTorch gives at most 7
+MOST_AXES = 64  # of an array of numpy
 
 
 class Storage(NamedTuple):
@@ -74,6 +78,8 @@ def open_safetensors(path: Path) -> Iterator[dict[str, Stored]]:
             (length,) = struct.unpack("<Q", file.read(8))
             header = json.loads(file.read(length))
             header.pop("__metadata__", None)
+            if others := {row["dtype"] for row in header.values()} - set(SAFE_TYPES):
+                raise ValueError(f"numpy has no numbers of type {', '.join(sorted(others))}")
             types = {key: SAFE_TYPES[row["dtype"]] for key, row in header.items()}
 
         def store(key, shape, begin):
@@ -92,7 +98,7 @@ def open_pth(path: Path, *, average: bool = True) -> Iterator[dict[str, Stored]]
     """The arrays of a `.pth` file, as PyTorch's `torch.save(model.state_dict(), path)` writes it. Needs no PyTorch.
 
     Of a training program's file, which holds more, the averaged weights, else the trained ones. The names lose the
-    "module." that training on several devices puts before them.
+    "module." and "_orig_mod." that training on several devices and torch.compile put before them.
 
     Args:
         path: of the file.
@@ -120,11 +126,19 @@ def open_pth(path: Path, *, average: bool = True) -> Iterator[dict[str, Stored]]
         yield {name: store(tensor) for name, tensor in tensors.items()}
 
 
+class _Operations(dict):
+    """Of a pickle: what carries each out, by its first byte."""
+
+    def __missing__(self, operation):
+        raise pickle.UnpicklingError(f"it has the operation {operation:#x}, which PyTorch never writes")
+
+
 class _Unpickler(pickle._Unpickler):  # type: ignore[name-defined]  # the one in Python: its operations can be chosen
     """Makes dictionaries, lists, tuples, numbers, strings and `Tensor` records; any other name in the file is an error.
 
-    The file names functions and gives them arguments: it gets those of `find_class`, which take any. Attributes are
-    not set. Keys are strings or numbers: the hash of a tuple that holds another twice, and so on, takes for ever.
+    The file names functions and gives them arguments: it gets those of `find_class`. Attributes are not set. A small
+    file could ask for much: to pass on a million arguments again and again, or for keys that take for ever to compare.
+    Arguments are few therefore, and keys strings, or numbers that are their own hash.
     """
 
     OPERATIONS = (
@@ -134,7 +148,10 @@ class _Unpickler(pickle._Unpickler):  # type: ignore[name-defined]  # the one in
         *("BINUNICODE", "SHORT_BINUNICODE", "EMPTY_TUPLE", "TUPLE", "TUPLE1", "TUPLE2", "TUPLE3", "EMPTY_LIST"),
         *("APPEND", "APPENDS", "EMPTY_DICT", "SETITEM", "SETITEMS"),
     )
-    dispatch = {getattr(pickle, name)[0]: pickle._Unpickler.dispatch[getattr(pickle, name)[0]] for name in OPERATIONS}  # type: ignore[attr-defined]
+    dispatch = _Operations(
+        (getattr(pickle, name)[0], pickle._Unpickler.dispatch[getattr(pickle, name)[0]])  # type: ignore[attr-defined]
+        for name in OPERATIONS
+    )
 
     def __init__(self, file):
         super().__init__(file)
@@ -154,11 +171,21 @@ class _Unpickler(pickle._Unpickler):  # type: ignore[name-defined]  # the one in
         return functions[module, name]
 
     def persistent_load(self, identifier):
-        kind, dtype, key, _, elements, *_ = identifier
+        if type(identifier) is not tuple or len(identifier) not in (5, 6):
+            raise pickle.UnpicklingError("it refers to something else than numbers")
+        kind, dtype, key, _, elements, *view = identifier
+        if any(part is not None for part in view):
+            raise pickle.UnpicklingError("it has a view of other numbers, as PyTorch wrote it before 0.4")
         if not (kind == "storage" and isinstance(dtype, str) and dtype in TYPES and isinstance(elements, int)):
             raise pickle.UnpicklingError("it refers to something else than numbers of a known type")
         storage = Storage(TYPES[dtype], str(key) if isinstance(key, (str, int)) else "", elements)
         return self.storages.setdefault(storage.key, storage)
+
+    def load_reduce(self):
+        arguments, function = self.stack.pop(), self.stack.pop()
+        if type(arguments) is not tuple or len(arguments) > MOST_ARGUMENTS:
+            raise pickle.UnpicklingError("it calls a function with too much")
+        self.stack.append(function(*arguments))
 
     def load_build(self):
         self.stack.pop()
@@ -172,19 +199,29 @@ class _Unpickler(pickle._Unpickler):  # type: ignore[name-defined]  # the one in
         self._set(self.stack[-1], items[::2], items[1::2])
 
     def _set(self, mapping, keys, values):
-        if type(mapping) is not dict or any(type(key) not in (str, int) for key in keys):
+        if type(mapping) is not dict or not all(type(key) is str or _is_small(key) for key in keys):
             raise pickle.UnpicklingError("its keys are not names")
         mapping.update(zip(keys, values, strict=True))
 
-    dispatch[pickle.BUILD[0]] = load_build  # type: ignore[assignment]
-    dispatch[pickle.SETITEM[0]] = load_setitem  # type: ignore[assignment]
-    dispatch[pickle.SETITEMS[0]] = load_setitems  # type: ignore[assignment]
+    dispatch[pickle.REDUCE[0]] = load_reduce
+    dispatch[pickle.NEWOBJ[0]] = load_reduce  # a class called as a function
+    dispatch[pickle.BUILD[0]] = load_build
+    dispatch[pickle.SETITEM[0]] = load_setitem
+    dispatch[pickle.SETITEMS[0]] = load_setitems
 
 
 def _rebuild_tensor(storage, offset, shape, strides, *_):
     if not isinstance(storage, Storage):
         raise pickle.UnpicklingError("it has a tensor without numbers")
-    return Tensor(storage, int(offset), tuple(map(int, shape)), tuple(map(int, strides)))
+    if not all(type(axes) is tuple and len(axes) <= MOST_AXES for axes in (shape, strides)):
+        raise pickle.UnpicklingError("it has a tensor whose shape is none")
+    if not all(map(_is_small, (offset, *shape, *strides))):
+        raise pickle.UnpicklingError("a tensor reaches beyond its numbers")
+    return Tensor(storage, offset, shape, strides)
+
+
+def _is_small(number):
+    return type(number) is int and abs(number) < 2**60
 
 
 class Bytes(NamedTuple):
@@ -246,9 +283,9 @@ def _collect(content, nested) -> dict[str, Tensor]:
         raise ValueError(
             f"it holds {len(content) - len(tensors)} things that are no tensors, and {len(tensors)} that are"
         )
-    named = {str(name).removeprefix("module."): value for name, value in tensors.items()}
+    named = {WRAPPED.sub("", str(name)): value for name, value in tensors.items()}
     if len(named) < len(tensors):
-        raise ValueError("it has names twice, with and without module.")
+        raise ValueError("it has names twice, with and without module. or _orig_mod.")
     return named
 
 

@@ -18,6 +18,8 @@ BROKEN = (
     safetensors.SafetensorError,
 )
 
+MOST = 300  # letters of what is wrong with a file: names in it may have any number
+
 
 class Stored:
     """What `numpy.asarray` reads when it is called, and not before; shape and type are known at once.
@@ -41,4 +43,5 @@ def in_words(path: Path, kind: str) -> Iterator[None]:
     try:
         yield
     except BROKEN as error:
-        raise ValueError(f"{path} is not {kind}: {error}") from error
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(f"{path} is not {kind}: {reason[:MOST]}") from error
