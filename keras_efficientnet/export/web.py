@@ -75,21 +75,11 @@ def to_web(
     check_model(model)
     check_labels(model, labels)
     check_target(path, overwrite, is_page)
-    size = _check_size(model)
-    settings = {
-        "network": model.name,
-        "resolution": size,
-        "crop_fraction": size / (size + CROP_PADDING) if crop_fraction is None else crop_fraction,
-        "interpolation": interpolation,
-        "half_pixel_centers": half_pixel_centers,
-        "runtime": f"LiteRT.js {RUNTIME[0].version}",
-    }
-    _check_settings(settings)
-    if labels is None:
-        labels = [f"class {number}" for number in range(model.output_shape[-1])]
+    settings = _make_settings(model, crop_fraction, interpolation, half_pixel_centers)
+    names = labels or [f"class {number}" for number in range(model.output_shape[-1])]
     vendored = read_runtime(runtime)
     with replacing(path, overwrite, is_ours=is_page) as new:
-        _write_page(new, title or TITLE, settings, labels)
+        _write_page(new, title or TITLE, settings, names)
         _write_runtime(new, vendored)
         return to_tflite(model, new / "model.tflite")
 
@@ -105,7 +95,8 @@ def read_run(path: str | os.PathLike[str]) -> dict[str, Any]:
     Raises:
         ValueError: its `config.json` is not whole.
     """
-    folder, options = Path(path), {}
+    folder = Path(path)
+    options: dict[str, Any] = {}
     if (folder / "labels.txt").is_file():
         options["labels"] = (folder / "labels.txt").read_text("utf-8").splitlines()
     if (folder / "config.json").is_file():
@@ -118,24 +109,26 @@ def read_run(path: str | os.PathLike[str]) -> dict[str, Any]:
     return options
 
 
-def _check_size(model) -> int:
+def _make_settings(model, crop_fraction, interpolation, half_pixel_centers) -> dict[str, Any]:
+    """What the page reads; its keys stand in page.js."""
     height, width, channels = model.input_shape[1:]
     if height is None or height != width or channels != 3:
         raise ValueError(
             f"The page gives a network square RGB images of one size. {model.name} takes {model.input_shape[1:]}: "
             "build it with `input_shape=(224, 224, 3)`, for example."
         )
-    return height
-
-
-def _check_settings(settings) -> None:
-    if not 0 < settings["crop_fraction"] <= 1:
-        raise ValueError(f"`crop_fraction` must be in (0, 1]. Received: crop_fraction={settings['crop_fraction']}")
-    if settings["interpolation"] not in INTERPOLATIONS:
-        raise ValueError(
-            f"`interpolation` must be one of {', '.join(INTERPOLATIONS)}. "
-            f"Received: interpolation={settings['interpolation']!r}"
-        )
+    if crop_fraction is not None and not 0 < crop_fraction <= 1:
+        raise ValueError(f"`crop_fraction` must be in (0, 1]. Received: crop_fraction={crop_fraction}")
+    if interpolation not in INTERPOLATIONS:
+        raise ValueError(f"`interpolation` must be one of {', '.join(INTERPOLATIONS)}. Received: {interpolation!r}")
+    return {
+        "network": model.name,
+        "resolution": height,
+        "crop_fraction": crop_fraction or height / (height + CROP_PADDING),
+        "interpolation": interpolation,
+        "half_pixel_centers": half_pixel_centers,
+        "runtime": f"LiteRT.js {RUNTIME[0].version}",
+    }
 
 
 def _write_page(folder, title, settings, labels) -> None:

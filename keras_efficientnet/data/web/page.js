@@ -165,11 +165,6 @@ function listen() {
       if (target.files.length) take([...target.files]);
       target.value = ""; // so that the same file can be chosen again
     });
-    element(id).addEventListener("keydown", (event) => { // what looks like a button opens as one: Chromium takes Space alone
-      if (event.key !== "Enter") return;
-      event.preventDefault();
-      event.target.click();
-    });
   }
   const over = (on) => element("drop").classList.toggle("over", on);
   addEventListener("dragover", (event) => { event.preventDefault(); over(true); });
