@@ -18,7 +18,7 @@ setup(
     license_files=["LICENSE"],
     python_requires=">=3.10",
     packages=find_packages(include=["keras_efficientnet*"]),
-    package_data={"keras_efficientnet": ["data/*", "data/sample/*", "py.typed"]},
+    package_data={"keras_efficientnet": ["data/*", "data/sample/*", "data/web/*", "py.typed"]},
     install_requires=[
         "absl-py",
         "ai-edge-litert",
@@ -41,6 +41,7 @@ setup(
             "jax",
             "mypy",
             "pillow",
+            "playwright",
             "pytest",
             "pytest-xdist",
             "ruff",

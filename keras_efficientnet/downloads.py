@@ -1,5 +1,6 @@
 """A URL -> a file that is whole: what broke off goes on, and what has another hash than its name says is not kept."""
 
+import base64
 import contextlib
 import hashlib
 import http
@@ -16,22 +17,21 @@ import tqdm
 PIECE = 2**20  # bytes
 
 
-def download(url: str, folder: pathlib.Path) -> pathlib.Path:
+def download(url: str, folder: pathlib.Path, *, sha512: str | None = None) -> pathlib.Path:
     """The file of a URL, from the folder if it is there, else fetched into it.
 
     Args:
         url: its name ends in a dash and the first digits of its SHA-256, as in "efficientnet_b1-c27df63c.pth".
         folder: where such files are kept; beside them, as `.partial`, what has come so far of others.
+        sha512: in base64, as npm has it, for a file whose name does not tell its hash.
 
     Raises:
         ConnectionError: it could not be fetched, or not all of it; the next call goes on from there.
-        ValueError: its hash is not the one in the name; it is deleted.
+        ValueError: its hash is not that one; it is deleted.
     """
     path = folder / url.rpartition("/")[2]
-    digits = re.search(r"-([0-9a-f]{8,64})\.\w+$", path.name)
-    if not digits:
-        raise ValueError(f"The name of a file must end in the start of its SHA-256, as in b1-c27df63c.pth: {url}")
-    if path.exists() and sha256(path).startswith(digits[1]):
+    digits = sha512 or _digits(url)
+    if is_whole(path, digits):
         return path
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -39,10 +39,27 @@ def download(url: str, folder: pathlib.Path) -> pathlib.Path:
             _fetch(url, partial)
     except (OSError, http.client.HTTPException) as error:
         raise ConnectionError(f"Tried {url}: {describe(error)}.") from None
-    if not sha256(partial).startswith(digits[1]):
+    if not is_whole(partial, digits):
         partial.unlink()
-        raise ValueError(f"What came from {url} has another SHA-256 than its name says, and is deleted. Try again.")
+        kind = "SHA-512 than was published" if sha512 else "SHA-256 than its name says"
+        raise ValueError(f"What came from {url} has another {kind}, and is deleted. Try again.")
     return partial.replace(path)
+
+
+def is_whole(path: pathlib.Path, digits: str) -> bool:
+    """Whether there is a file with this hash: the start of a SHA-256 in hexadecimal, or a SHA-512 in base64."""
+    if not path.is_file():
+        return False
+    if digits.endswith("=="):
+        return base64.b64encode(_digest(path, "sha512").digest()).decode() == digits
+    return sha256(path).startswith(digits)
+
+
+def _digits(url: str) -> str:
+    digits = re.search(r"-([0-9a-f]{8,64})\.\w+$", url)
+    if not digits:
+        raise ValueError(f"The name of a file must end in the start of its SHA-256, as in b1-c27df63c.pth: {url}")
+    return digits[1]
 
 
 @contextlib.contextmanager
@@ -85,11 +102,15 @@ def _fetch(url: str, partial: pathlib.Path) -> None:
 
 def sha256(path: pathlib.Path) -> str:
     """The hash of a file's content, 64 digits."""
-    digest = hashlib.sha256()
+    return _digest(path, "sha256").hexdigest()
+
+
+def _digest(path: pathlib.Path, kind: str) -> "hashlib._Hash":
+    digest = hashlib.new(kind)
     with path.open("rb") as file:
         while piece := file.read(PIECE):
             digest.update(piece)
-    return digest.hexdigest()
+    return digest
 
 
 def describe(error: BaseException) -> str:

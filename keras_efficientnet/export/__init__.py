@@ -1,10 +1,11 @@
-"""A model -> a SavedModel or a TFLite file, compared with the model before it takes its place; and back, to call it."""
+"""A model -> a SavedModel, a TFLite file or a web page, compared before it takes its place; and back, to call it."""
 
 from keras_efficientnet.export.comparing import Classifier
 from keras_efficientnet.export.files import check_target, count_bytes, is_saved_model, replacing
 from keras_efficientnet.export.models import load_model
 from keras_efficientnet.export.saved_model import load_saved_model, to_saved_model
 from keras_efficientnet.export.tflite import load_tflite, to_tflite
+from keras_efficientnet.export.web import read_run, to_web
 
 __all__ = [
     "Classifier",
@@ -14,7 +15,9 @@ __all__ = [
     "load_model",
     "load_saved_model",
     "load_tflite",
+    "read_run",
     "replacing",
     "to_saved_model",
     "to_tflite",
+    "to_web",
 ]

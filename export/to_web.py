@@ -1,0 +1,50 @@
+"""Writes a trained network as a folder with a web page that classifies pictures in the browser, and sends nothing.
+
+The runtime comes from the npm registry, once (20 MB), or from --runtime. The page needs a web server, any one, and no
+network.
+
+Example, after `python main.py`:
+  python export/to_web.py --model=runs/efficientnet-b0 --output=runs/b0_web
+"""
+
+import os
+import sys
+from pathlib import Path
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before TensorFlow is imported
+
+from absl import app, flags, logging
+
+FLAGS = flags.FLAGS
+flags.DEFINE_string("model", None, "The .keras file, or the folder of a run, which has a model.keras.", required=True)
+flags.DEFINE_string("output", None, "The folder to write.", required=True)
+flags.DEFINE_string("labels", None, "Text file with the names of the classes, one per line; by default the run's.")
+flags.DEFINE_string("runtime", None, "Folder with what `npm pack` gave, where there is no network.")
+flags.DEFINE_string("title", None, "Title of the page.")
+flags.DEFINE_bool("overwrite", False, "Replace a page that is there.")
+
+
+def main(_) -> None:
+    import keras  # noqa: F401  first: keras_efficientnet then registers its layers
+
+    from keras_efficientnet import export
+
+    try:
+        options = export.read_run(FLAGS.model)
+        if FLAGS.labels:
+            options["labels"] = Path(FLAGS.labels).read_text("utf-8").splitlines()
+        options |= {"runtime": FLAGS.runtime, "title": FLAGS.title, "overwrite": FLAGS.overwrite}
+        model = export.load_model(FLAGS.model)
+        difference = export.to_web(model, FLAGS.output, **options)
+    except KeyboardInterrupt:
+        sys.exit("to_web.py: stopped. Nothing was written.")
+    except (OSError, RuntimeError, ValueError) as error:
+        logging.debug("", exc_info=True)
+        sys.exit(f"to_web.py: {error}")
+    size = export.count_bytes(FLAGS.output)
+    print(f"{FLAGS.output}: {size / 1e6:.1f} MB; probabilities differ from the model's by up to {difference:.2g}")
+    print(f"To look at it: python -m http.server -d {FLAGS.output}, then http://localhost:8000")
+
+
+if __name__ == "__main__":
+    app.run(main)
