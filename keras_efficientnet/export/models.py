@@ -38,12 +38,19 @@ def check_model(model: keras.Model) -> None:
             f"Exporting needs Keras on TensorFlow. Received: backend={keras.backend.backend()!r}. Save the model as "
             ".keras, and load and export that under KERAS_BACKEND=tensorflow."
         )
+    check_built(model)
     shapes = [tuple(tensor.shape) for tensor in (*model.inputs, *model.outputs)]
     if [len(shape) for shape in shapes] != [4, 2]:
         raise ValueError(
             "Only a classifier can be exported: from images [batch, height, width, channels] to probabilities "
             f"[batch, classes]. {model.name} has inputs and outputs {shapes}. Was it built with include_top=True?"
         )
+
+
+def check_built(model: keras.Model) -> None:
+    """Raises a ValueError if nobody knows yet what images it takes, as of a keras.Sequential without an Input."""
+    if not model.built:
+        raise ValueError(f"{model.name} has no inputs yet. Begin it with a keras.Input, or call it on an image first.")
 
 
 def check_labels(model: keras.Model, labels: Sequence[str] | None) -> None:
