@@ -27,7 +27,8 @@ def load_model(path: str | os.PathLike[str]) -> keras.Model:
     try:
         return keras.saving.load_model(file, compile=False)
     except Exception as error:  # Keras raises whatever the content leads it to
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        innermost = str(error).rpartition("Exception encountered: ")[2].strip()  # Keras puts all it has read before
+        reason = (innermost or type(error).__name__).splitlines()[0]
         raise ValueError(f"{file} is not a whole .keras file of a known network: {reason}") from error
 
 
