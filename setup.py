@@ -46,7 +46,10 @@ setup(
             "pytest-xdist",
             "ruff",
             "scikit-learn",
+            "setuptools<82",  # the last with pkg_resources, which tensorflow-hub imports
             "tensorflow-datasets",
+            "tensorflow-hub",
+            "tf-keras",
         ],
         "tfds": ["etils<1.14; python_version < '3.11'", "importlib_resources", "tensorflow-datasets"],
         "weights": ["huggingface_hub"],

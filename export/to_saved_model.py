@@ -1,4 +1,7 @@
-"""Writes a trained network as a SavedModel, which serves, and trains on, without this package.
+"""Writes a trained network as a SavedModel for TensorFlow Hub and Serving: it serves, and trains on, on its own.
+
+Its signatures take pixels (serving_default) and JPEGs or PNGs (image_bytes), cropped and resized as the run did. The
+names of the classes come from the run, too.
 
 Example, after `python main.py`:
   python export/to_saved_model.py --model=runs/efficientnet-b0 --output=runs/b0_saved_model
@@ -6,7 +9,6 @@ Example, after `python main.py`:
 
 import os
 import sys
-from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before TensorFlow is imported
 
@@ -15,7 +17,13 @@ from absl import app, flags, logging
 FLAGS = flags.FLAGS
 flags.DEFINE_string("model", None, "The .keras file, or the folder of a run, which has a model.keras.", required=True)
 flags.DEFINE_string("output", None, "The folder to write.", required=True)
-flags.DEFINE_string("labels", None, "Text file with the names of the classes, one per line and in order.")
+flags.DEFINE_string(
+    "labels", None, "Text file with the names of the classes, one per line; those of the run if not given."
+)
+flags.DEFINE_bool(
+    "feature_vector", False, "Leave out the classifier: what the last pooling gives, of images of any size."
+)
+flags.DEFINE_float("weight_decay", 1e-5, "Of the kernels, for those who train it on.", lower_bound=0.0)
 flags.DEFINE_bool("overwrite", False, "Replace a SavedModel that is there.")
 
 
@@ -24,17 +32,20 @@ def main(_) -> None:
 
     from keras_efficientnet import export
 
+    options = {name: FLAGS[name].value for name in ("feature_vector", "weight_decay", "overwrite")}
     try:
-        labels = Path(FLAGS.labels).read_text("utf-8").splitlines() if FLAGS.labels else None
         model = export.load_model(FLAGS.model)
-        difference = export.to_saved_model(model, FLAGS.output, labels=labels, overwrite=FLAGS.overwrite)
+        read, labels = export.find_reader(model, FLAGS.model), None
+        if FLAGS.labels or not FLAGS.feature_vector:
+            labels = export.read_labels(FLAGS.labels) if FLAGS.labels else export.find_labels(FLAGS.model)
+        difference = export.to_saved_model(model, FLAGS.output, labels=labels, read=read, **options)
     except KeyboardInterrupt:
         sys.exit("to_saved_model.py: stopped. Nothing was written.")
     except (OSError, RuntimeError, ValueError) as error:
         logging.debug("", exc_info=True)
         sys.exit(f"to_saved_model.py: {error}")
     size = export.count_bytes(FLAGS.output)
-    print(f"{FLAGS.output}: {size / 1e6:.1f} MB; probabilities differ from the model's by up to {difference:.2g}")
+    print(f"{FLAGS.output}: {size / 1e6:.1f} MB; outputs differ from the model's by up to {difference:.2g}")
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ Example, after `python main.py`:
 
 import os
 import sys
-from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before TensorFlow is imported
 
@@ -30,12 +29,11 @@ def main(_) -> None:
     from keras_efficientnet import export
 
     try:
-        options = export.read_run(FLAGS.model)
-        if FLAGS.labels:
-            options["labels"] = Path(FLAGS.labels).read_text("utf-8").splitlines()
-        options |= {"runtime": FLAGS.runtime, "title": FLAGS.title, "overwrite": FLAGS.overwrite}
         model = export.load_model(FLAGS.model)
-        difference = export.to_web(model, FLAGS.output, **options)
+        labels = export.read_labels(FLAGS.labels) if FLAGS.labels else export.find_labels(FLAGS.model)
+        options = {name: FLAGS[name].value for name in ("runtime", "title", "overwrite")}
+        options |= export.find_resampling(model, FLAGS.model)
+        difference = export.to_web(model, FLAGS.output, labels=labels, **options)
     except KeyboardInterrupt:
         sys.exit("to_web.py: stopped. Nothing was written.")
     except (OSError, RuntimeError, ValueError) as error:

@@ -3,6 +3,9 @@
 Source: github.com/tensorflow/tpu, models/official/efficientnet/preprocessing.py, in pure functions of a seed.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import tensorflow as tf
 
 PICTURE_ENDINGS = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".webp")  # of files that are decoded, in any case
@@ -11,6 +14,26 @@ CROP_AREA = (0.08, 1.0)  # of the image, in training; Szegedy et al. 2014, arxiv
 CROP_RATIO = (3 / 4, 4 / 3)  # width to height
 CROP_ATTEMPTS = 10
 FLIP = (0, 0x1B873593)  # what its seed is apart from the crop's
+
+
+def make_reader(config, variant) -> Callable[[tf.Tensor], tf.Tensor]:
+    """A function from the bytes of a picture to the pixels that evaluation takes, [resolution, resolution, 3].
+
+    Args:
+        config: the options, a TrainConfig.
+        variant: the network's row: its resolution, and what the options leave open.
+    """
+    options = resampling(config, variant)
+    return lambda data: image_for_evaluation(data, variant.resolution, **options)
+
+
+def resampling(config, variant) -> dict[str, Any]:
+    """How a run crops and resizes: the keyword arguments of `image_for_evaluation`. Arguments as in `make_reader`."""
+    return {
+        "crop_fraction": config.crop_fraction or variant.crop_fraction,
+        "interpolation": config.interpolation or variant.interpolation,
+        "half_pixel_centers": config.half_pixel_centers,
+    }
 
 
 def image_for_evaluation(

@@ -23,7 +23,7 @@ from test_export import content, make_small, random_images, run
 
 from keras_efficientnet import export
 from keras_efficientnet.config import make_config
-from keras_efficientnet.datasets.pipeline import make_reader
+from keras_efficientnet.preprocessing import make_reader
 from keras_efficientnet.export import npm
 from keras_efficientnet.preprocessing import image_for_evaluation
 from keras_efficientnet.training.state import make_variant
@@ -169,17 +169,11 @@ def test_classes_without_names_are_numbered(tmp_path, export_small):
 def test_what_a_run_says_of_its_pictures_gives_the_pixels_of_its_evaluation(tmp_path, options):
     config = make_config(model_dir=str(tmp_path), **options)
     (tmp_path / "config.json").write_text(json.dumps(dataclasses.asdict(config)))
-    (tmp_path / "labels.txt").write_text("cat\ndog\n")
-    found = export.read_run(tmp_path)
-    assert found.pop("labels") == ["cat", "dog"]
+    found = export.find_resampling(make_small(), tmp_path)
     variant = make_variant(config)
     data = tf.io.encode_png(np.random.default_rng(0).integers(0, 256, (301, 400, 3), dtype="uint8"))
     expected = make_reader(config, variant)(data)
     np.testing.assert_array_equal(image_for_evaluation(data, variant.resolution, **found), expected)
-
-
-def test_what_is_no_run_says_nothing(tmp_path):
-    assert export.read_run(tmp_path / "model.keras") == {} == export.read_run(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from keras_efficientnet.architectures import Variant
 from keras_efficientnet.augmentation import make_augmentation
 from keras_efficientnet.datasets.damage import first_problem, read
 from keras_efficientnet.datasets.sources import Source
-from keras_efficientnet.preprocessing import image_for_evaluation, image_for_training
+from keras_efficientnet.preprocessing import image_for_training, make_reader, resampling
 
 AUGMENTATION = (0, 0x3C6EF372)  # what its seed is apart from the crop's; stateless operations scramble what they get
 PARALLEL_CALLS = 64  # as the official code has it
@@ -128,7 +128,7 @@ def augmented(data, seed, config, variant: Variant):
         seed,
         random_crop=config.random_resized_crop,
         random_flip=config.random_flip,
-        **_resampling(config, variant),
+        **resampling(config, variant),
     )
     augment = make_augmentation(
         config.augment_name,
@@ -157,16 +157,3 @@ def valid_examples(
 def explain_valid(source: Source, images: int, config) -> str | None:
     """What is wrong with the first broken example of an evaluation; None if nothing."""
     return first_problem(source, config.num_label_classes, source.named(None).take(images))
-
-
-def make_reader(config, variant: Variant) -> Callable[[tf.Tensor], tf.Tensor]:
-    """A function from the bytes of a picture to the pixels that evaluation takes, [resolution, resolution, 3]."""
-    return lambda data: image_for_evaluation(data, variant.resolution, **_resampling(config, variant))
-
-
-def _resampling(config, variant):
-    return {
-        "crop_fraction": config.crop_fraction or variant.crop_fraction,
-        "interpolation": config.interpolation or variant.interpolation,
-        "half_pixel_centers": config.half_pixel_centers,
-    }

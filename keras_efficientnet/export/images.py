@@ -9,11 +9,12 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_efficientnet.architectures import VARIANTS, find_variant, keras_name
+from keras_efficientnet.architectures import find_variant
 from keras_efficientnet.config import make_config
 from keras_efficientnet.datasets import make_datasets
-from keras_efficientnet.datasets.pipeline import make_reader
+from keras_efficientnet.export.runs import find_resampling, run_folder
 from keras_efficientnet.predictions import find_images
+from keras_efficientnet.preprocessing import make_reader
 
 
 class Images(NamedTuple):
@@ -55,8 +56,8 @@ def load_images(
     if count < 1:
         raise ValueError(f"There must be at least one image. Received: {count}")
     kind = _find_kind(source)
-    config, variant = _find_options(model, path, source, kind)
-    variant = variant._replace(resolution=height)
+    config = _find_options(model, path, source, kind or {})
+    variant = find_variant(config.model_name)._replace(resolution=height)
     reader = make_reader(config, variant)
     if kind is None:
         return _read_files(find_images(source or ""), reader, count)
@@ -74,18 +75,15 @@ def load_images(
 
 
 def _find_options(model, path, source, kind):
-    """The options of a run, with the data that are asked for, and its network; else those of the model's name."""
-    is_run = (Path(path) / "config.json").is_file()
-    if source is None and not is_run:
+    """The options of a run, with the data that are asked for; else with what the model's name tells of pictures."""
+    folder = run_folder(path)
+    if folder and (folder / "config.json").is_file():
+        return make_config(mode="eval", model_dir=os.fspath(folder), **kind)
+    if source is None:
         raise ValueError(f"{path} is no folder of a run, whose data could be taken. Give `images`: a folder of them.")
-    recipe = {} if is_run or source == "sample" else {"recipe": "official"}  # how pictures are cropped
-    config = make_config(mode="eval", model_dir=os.fspath(path), **recipe | (kind or {}))
-    return config, find_variant(config.model_name) if is_run else _recognise(model)
-
-
-def _recognise(model):
-    """The row of a model with the name that its builder gives it, else that of B0: how pictures are cropped."""
-    return next((row for name, row in VARIANTS.items() if keras_name(name) == model.name), VARIANTS["efficientnet-b0"])
+    if source == "sample":
+        return make_config(**kind)
+    return make_config(recipe="official", **kind | find_resampling(model))
 
 
 def _find_kind(source):

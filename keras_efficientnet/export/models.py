@@ -27,7 +27,8 @@ def load_model(path: str | os.PathLike[str]) -> keras.Model:
     try:
         return keras.saving.load_model(file, compile=False)
     except Exception as error:  # Keras raises whatever the content leads it to
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        innermost = str(error).rpartition("Exception encountered: ")[2].strip()  # Keras puts all it has read before
+        reason = (innermost or type(error).__name__).splitlines()[0]
         raise ValueError(f"{file} is not a whole .keras file of a known network: {reason}") from error
 
 
@@ -38,12 +39,19 @@ def check_model(model: keras.Model) -> None:
             f"Exporting needs Keras on TensorFlow. Received: backend={keras.backend.backend()!r}. Save the model as "
             ".keras, and load and export that under KERAS_BACKEND=tensorflow."
         )
+    check_built(model)
     shapes = [tuple(tensor.shape) for tensor in (*model.inputs, *model.outputs)]
     if [len(shape) for shape in shapes] != [4, 2]:
         raise ValueError(
             "Only a classifier can be exported: from images [batch, height, width, channels] to probabilities "
             f"[batch, classes]. {model.name} has inputs and outputs {shapes}. Was it built with include_top=True?"
         )
+
+
+def check_built(model: keras.Model) -> None:
+    """Raises a ValueError if nobody knows yet what images it takes, as of a keras.Sequential without an Input."""
+    if not model.built:
+        raise ValueError(f"{model.name} has no inputs yet. Begin it with a keras.Input, or call it on an image first.")
 
 
 def check_labels(model: keras.Model, labels: Sequence[str] | None) -> None:

@@ -11,8 +11,6 @@ from typing import Any
 
 import keras
 
-from keras_efficientnet.architectures import find_variant
-from keras_efficientnet.config import make_config
 from keras_efficientnet.export.files import check_target, replacing
 from keras_efficientnet.export.models import check_labels, check_model
 from keras_efficientnet.export.npm import RUNTIME, read_runtime
@@ -87,26 +85,6 @@ def to_web(
 def is_page(path: Path) -> bool:
     """Whether there is an empty folder, or one that `to_web` wrote."""
     return path.is_dir() and (not any(path.iterdir()) or all((path / name).is_file() for name in PAGE))
-
-
-def read_run(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """What the folder of a run says of its pictures and classes, as options of `to_web`; nothing of what is no run.
-
-    Raises:
-        ValueError: its `config.json` is not whole.
-    """
-    folder = Path(path)
-    options: dict[str, Any] = {}
-    if (folder / "labels.txt").is_file():
-        options["labels"] = (folder / "labels.txt").read_text("utf-8").splitlines()
-    if (folder / "config.json").is_file():
-        config = make_config(mode="eval", model_dir=str(folder))
-        row = find_variant(config.model_name)
-        variant = row._replace(resolution=config.input_image_size or row.resolution)
-        options["crop_fraction"] = config.crop_fraction or variant.crop_fraction
-        options["interpolation"] = config.interpolation or variant.interpolation
-        options["half_pixel_centers"] = config.half_pixel_centers
-    return options
 
 
 def _make_settings(model, crop_fraction, interpolation, half_pixel_centers) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from keras_efficientnet.config import TrainConfig
 from keras_efficientnet.datasets import Data, make_datasets
 from keras_efficientnet.datasets.damage import in_words
 from keras_efficientnet.history import History, plot, write_json
+from keras_efficientnet.preprocessing import make_reader
 from keras_efficientnet.training import archive
 from keras_efficientnet.training.devices import check_shared, from_chief, is_chief, make_strategy
 from keras_efficientnet.training.evaluating import evaluate_checkpoints, outcomes_of
@@ -90,7 +91,8 @@ def _leave(config, training, data, outcomes, results):
     plot(folder)
     write_evaluation(folder, outcomes, data)
     if config.export:
-        for name, row in export_all(training.exportable(), data, folder).items():
+        read = make_reader(config, training.variant)
+        for name, row in export_all(training.exportable(), data, folder, read).items():
             results[name] = results.get(name, {}) | row
     write_json(folder / "results.json", results)
 

@@ -7,8 +7,8 @@ import tensorflow as tf
 
 from keras_efficientnet import export
 from keras_efficientnet.config import TrainConfig
-from keras_efficientnet.datasets.pipeline import make_reader
 from keras_efficientnet.predictions import Prediction, find_images, predict_files
+from keras_efficientnet.preprocessing import make_reader
 from keras_efficientnet.reports import write_csv
 from keras_efficientnet.runs import best_checkpoint
 from keras_efficientnet.training.state import load_classifier, make_variant

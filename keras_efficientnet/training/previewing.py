@@ -12,8 +12,9 @@ from keras_efficientnet.augmentation.mixing import make_mixing, targets_of
 from keras_efficientnet.config import TrainConfig
 from keras_efficientnet.datasets import Data, make_datasets
 from keras_efficientnet.datasets.damage import in_words
-from keras_efficientnet.datasets.pipeline import augmented, image_seeds, make_reader
+from keras_efficientnet.datasets.pipeline import augmented, image_seeds
 from keras_efficientnet.history import save_figure
+from keras_efficientnet.preprocessing import make_reader
 from keras_efficientnet.training.state import make_variant
 
 ROWS, COLUMNS = 8, 8

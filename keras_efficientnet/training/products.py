@@ -24,8 +24,14 @@ def write_evaluation(folder: Path, outcomes: evaluation.Outcomes, data: Data) ->
     write_reports(folder / "evaluation", outcomes, data.names)
 
 
-def export_all(model: keras.Model, data: Data, folder: Path) -> dict[str, dict[str, float]]:
+def export_all(model: keras.Model, data: Data, folder: Path, read: export.Reader) -> dict[str, dict[str, float]]:
     """Writes `model.keras`, `saved_model/` and `model.tflite`, and measures the files on the validation images.
+
+    Args:
+        model: the network with probabilities.
+        data: of the run: validation images, names of the classes.
+        folder: of the run.
+        read: bytes of a picture -> pixels as in evaluation, for the pictures that `saved_model/` is sent.
 
     Returns:
         For each its bytes; for the exported files also scores, and the share of images on which they choose as the
@@ -35,7 +41,7 @@ def export_all(model: keras.Model, data: Data, folder: Path) -> dict[str, dict[s
     temporary = folder / ".model.keras"
     model.save(temporary)
     os.replace(temporary, keras_file)
-    export.to_saved_model(model, saved_model, labels=data.class_names, overwrite=True)
+    export.to_saved_model(model, saved_model, labels=data.class_names, read=read, overwrite=True)
     export.to_tflite(model, tflite, overwrite=True)
     images = min(data.valid_images, EXPORT_IMAGES)
     _, expected = evaluation.evaluate_function(lambda pixels: model(pixels, training=False), data.valid, images)
