@@ -13,7 +13,7 @@ PACKAGE = ROOT / "keras_efficientnet"
 FLOORS = (
     {
         *("architectures", "augmentation", "config", "conversion", "downloads", "evaluation", "history", "layers"),
-        *("optimizers", "preprocessing", "readers", "runs"),
+        *("optimizers", "preprocessing", "readers", "runs", "runtimes"),
     },
     {"blocks", "datasets", "export", "predictions", "pretrained", "profiling", "reports", "weights"},
     {"models"},

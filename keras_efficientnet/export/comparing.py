@@ -17,7 +17,7 @@ Classifier = Callable[[np.ndarray], np.ndarray]
 def compare(model: keras.Model, function: Classifier, what: str) -> float:
     """The largest difference between the probabilities of a file and of its model; raises if it is too large."""
     _, height, width, channels = model.input_shape
-    images = _make_images(height or FREE_SIZE, width or FREE_SIZE, channels)
+    images = random_images(height or FREE_SIZE, width or FREE_SIZE, channels)
     with _full_precision():
         expected = model(images, training=False).numpy()
         found = function(images)
@@ -35,7 +35,7 @@ def compare(model: keras.Model, function: Classifier, what: str) -> float:
     return difference
 
 
-def _make_images(height, width, channels):
+def random_images(height, width, channels):
     """Random images, float32 [3, height, width, channels] from 0 to 255: coarse patches, finer ones, single pixels."""
     random = np.random.default_rng(0)
     images = np.empty((3, height, width, channels), "float32")
