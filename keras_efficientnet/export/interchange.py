@@ -58,9 +58,7 @@ def to_onnx(
     onnx, tf2onnx = _need("onnx"), _need("tf2onnx")
     _need("onnxruntime")
     with replacing(path, overwrite, is_ours=Path.is_file) as new, quietly():
-        serve, spec = _trace(model, dynamic_batch)
-        with _silenced("tensorflow", "tf2onnx"):  # of what it itself calls that is deprecated
-            proto, _ = tf2onnx.convert.from_function(serve, [spec], opset=OPSET)
+        proto = _convert(tf2onnx, model, dynamic_batch)
         _describe(onnx, proto, model, labels)
         onnx.checker.check_model(proto, full_check=True)
         onnx.save(proto, new)
@@ -152,18 +150,24 @@ def _need(name: str) -> ModuleType:
         raise ImportError(f'This needs the package {name}: pip install "keras_efficientnet[export]"') from error
 
 
-def _trace(model, dynamic_batch):
+def _serve(model, dynamic_batch):
     """The model as a function of TensorFlow, {"probabilities": ...} of `inputs`, and what that takes."""
     spec = tf.TensorSpec((None if dynamic_batch else 1, *model.input_shape[1:]), tf.float32, name="inputs")
-    serve = tf.function(lambda inputs: {"probabilities": model(inputs, training=False)}, input_signature=[spec])
-    with summed_experts():
-        serve.get_concrete_function()
-    return serve, spec
+    return tf.function(lambda inputs: {"probabilities": model(inputs, training=False)}, input_signature=[spec]), spec
 
 
+@summed_experts()
+def _convert(tf2onnx, model, dynamic_batch):
+    serve, spec = _serve(model, dynamic_batch)
+    with _silenced("tensorflow", "tf2onnx"):  # of what it itself calls that is deprecated
+        proto, _ = tf2onnx.convert.from_function(serve, [spec], opset=OPSET)
+    return proto
+
+
+@summed_experts()
 def _save_graph(model, path, dynamic_batch):
     holder = hold(model)
-    holder.serve, _ = _trace(model, dynamic_batch)
+    holder.serve, _ = _serve(model, dynamic_batch)
     try:
         tf.saved_model.save(holder, os.fspath(path), signatures={"serving_default": holder.serve})
     except tf.errors.OpError as error:  # a full disk, for example

@@ -96,8 +96,10 @@ def draw(found: Sequence[Mapping[str, Any]]) -> "Figure":
     for kind in dict.fromkeys((row["format"], row["threads"]) for row in known):
         line = sorted((row["median_ms"], row["top_1"]) for row in known if (row["format"], row["threads"]) == kind)
         name, threads = kind
-        style = {"color": f"C{formats.index(name)}", "marker": "o", "linestyle": STYLES[threads % len(STYLES)]}
-        axes.plot(*zip(*line, strict=True), label=f"{name}, {threads} thread{'s' * (threads > 1)}", **style)
+        x, y = zip(*line, strict=True)
+        label = f"{name}, {threads} thread{'s' * (threads > 1)}"
+        color, style = f"C{formats.index(name)}", STYLES[threads % len(STYLES)]
+        axes.plot(x, y, marker="o", color=color, linestyle=style, label=label)
     for model in dict.fromkeys(row["model"] for row in known):
         fastest = min((row for row in known if row["model"] == model), key=lambda row: row["median_ms"])
         place = (fastest["median_ms"], fastest["top_1"])
