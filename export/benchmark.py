@@ -29,6 +29,7 @@ flags.DEFINE_string(
 )
 flags.DEFINE_integer("rounds", 5, "How often each has its turn.", lower_bound=1)
 flags.DEFINE_integer("calls", 4, "How many calls are timed in a turn.", lower_bound=1)
+flags.DEFINE_bool("processor_time", False, "Count how long the cores were at work, for a machine that is busy.")
 flags.DEFINE_string("output", None, "Folder for latency.csv, latency.json and latency.png.")
 flags.DEFINE_bool("plot", False, "Draw latency against the accuracy of the published weights; needs --output.")
 
@@ -86,7 +87,8 @@ def main(_) -> None:
         with tempfile.TemporaryDirectory() as folder:
             found = find(Path(folder))
             machine = latencies.describe_machine()
-            timings = timing.measure(found, rounds=FLAGS.rounds, calls=FLAGS.calls, progress=progress)
+            options = {"rounds": FLAGS.rounds, "calls": FLAGS.calls, "processor_time": FLAGS.processor_time}
+            timings = timing.measure(found, progress=progress, **options)
         report(timings, machine)
     except KeyboardInterrupt:
         sys.exit("benchmark.py: stopped.")

@@ -111,12 +111,14 @@ OPENERS: dict[str, Callable[..., Network]] = {
 }
 
 
-def serve(pipe: Connection, runtime: str, path: str, threads: int) -> None:
+def serve(pipe: Connection, runtime: str, path: str, threads: int, processor_time: bool = False) -> None:
     """Times a file for the process at the other end of a pipe: a number of calls comes, their seconds go, a list.
 
     First of all the number of bytes of a call's images goes, or the exception that kept the file from being opened.
-    The process is kept on `threads` cores, where the system can do that.
+    The process is kept on `threads` cores, where the system can do that. With `processor_time` the seconds are those of
+    its cores at work, all together, and not those that pass.
     """
+    clock = time.process_time if processor_time else time.perf_counter
     try:
         _keep_on_cores(threads)
         network = OPENERS[runtime](path, threads)
@@ -131,16 +133,18 @@ def serve(pipe: Connection, runtime: str, path: str, threads: int) -> None:
         while True:
             calls = pipe.recv()
             time_calls(network.call, images, 1)  # others have had the caches since
-            pipe.send(time_calls(network.call, images, calls))
+            pipe.send(time_calls(network.call, images, calls, clock))
 
 
-def time_calls(call: Callable[[np.ndarray], Any], images: np.ndarray, calls: int) -> list[float]:
-    """The seconds that each of several calls takes, from an array to an array."""
+def time_calls(
+    call: Callable[[np.ndarray], Any], images: np.ndarray, calls: int, clock: Callable[[], float] = time.perf_counter
+) -> list[float]:
+    """The seconds that each of several calls takes by a clock, from an array to an array."""
     seconds = []
     for _ in range(calls):
-        start = time.perf_counter()
+        start = clock()
         call(images)
-        seconds.append(time.perf_counter() - start)
+        seconds.append(clock() - start)
     return seconds
 
 

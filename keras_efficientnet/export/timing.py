@@ -50,6 +50,7 @@ def measure(
     *,
     rounds: int = ROUNDS,
     calls: int = CALLS,
+    processor_time: bool = False,
     progress: Callable[[Iterable[Any]], Iterable[Any]] = iter,
 ) -> list[Timing]:
     """Times each candidate's file on one image, batch 1, from an array to an array.
@@ -61,6 +62,8 @@ def measure(
         candidates: what to time.
         rounds: how often each has its turn, at least 1.
         calls: how many are timed in a turn, at least 1.
+        processor_time: whether to count the time that a process's cores were at work, all together, which other
+            programs hardly change, in place of the time that passes. Threads that wait for work count as at work.
         progress: wraps the turns, to show how far it is: `tqdm.tqdm`.
 
     Raises:
@@ -76,7 +79,7 @@ def measure(
         pipes: dict[int, Connection] = {}
         for what, place in progress(opening + turns):
             if what == "start":
-                pipes[place] = stack.enter_context(_serving(candidates[place]))
+                pipes[place] = stack.enter_context(_serving(candidates[place], processor_time))
             else:
                 seconds[place].append(tuple(_receive(pipes[place], candidates[place], calls)))
     return [
@@ -131,11 +134,11 @@ def _check(candidates, rounds, calls):
 
 
 @contextlib.contextmanager
-def _serving(candidate: Candidate) -> Iterator[Connection]:
+def _serving(candidate: Candidate, processor_time: bool) -> Iterator[Connection]:
     """A process that has the candidate's file open, and answers through the pipe."""
     context = multiprocessing.get_context("spawn")  # a forked one would have this one's TensorFlow
     here, there = context.Pipe()
-    arguments = (there, candidate.runtime, candidate.path, candidate.threads)
+    arguments = (there, candidate.runtime, candidate.path, candidate.threads, processor_time)
     process = context.Process(target=runtimes.serve, args=arguments, daemon=True)
     process.start()
     there.close()
