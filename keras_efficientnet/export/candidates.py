@@ -4,6 +4,7 @@ import contextlib
 import functools
 import io
 import os
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -45,7 +46,9 @@ def _to_plain_onnx(model, path):
     for layer in model.layers:
         if isinstance(layer, keras.layers.Normalization):
             layer.mean, layer.variance = np.array(layer.mean), np.array(layer.variance)
-    model.export(path, format="onnx", verbose=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # Keras 3.15 asks NumPy for np.object
+        model.export(path, format="onnx", verbose=False)
 
 
 def _to_plain_openvino(model, path):
