@@ -13,8 +13,9 @@ PACKAGE = ROOT / "keras_efficientnet"
 FLOORS = (
     {
         *("architectures", "augmentation", "config", "conversion", "downloads", "evaluation", "history", "layers"),
-        *("optimizers", "preprocessing", "readers", "runs", "runtimes"),
+        *("optimizers", "preprocessing", "readers", "runs"),
     },
+    {"runtimes"},
     {"blocks", "datasets", "export", "predictions", "pretrained", "profiling", "reports", "weights"},
     {"models"},
     {"converting", "training"},
