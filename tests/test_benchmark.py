@@ -192,7 +192,7 @@ def test_a_table_is_written_and_drawn(tmp_path):
 def run_script(*arguments, cwd):
     """As `run`, without the progress bar."""
     code, lines, errors = run(*arguments, cwd=cwd)
-    return code, lines, [line for line in errors if "%|" not in line and not NOISE.match(line)]
+    return code, lines, [line for line in errors if line and "%|" not in line and not NOISE.match(line)]
 
 
 def test_the_example_with_files_runs_as_printed(files, tmp_path):
