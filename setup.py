@@ -40,6 +40,9 @@ setup(
             "importlib_resources",
             "jax",
             "mypy",
+            "onnx",
+            "onnxruntime",
+            "openvino",
             "pillow",
             "playwright",
             "pytest",
@@ -50,6 +53,13 @@ setup(
             "tensorflow-datasets",
             "tensorflow-hub",
             "tf-keras",
+            "tf2onnx>=1.17",
+        ],
+        "export": [
+            "onnx",
+            "onnxruntime",
+            "openvino",
+            "tf2onnx>=1.17",  # the first that runs with NumPy 2
         ],
         "tfds": ["etils<1.14; python_version < '3.11'", "importlib_resources", "tensorflow-datasets"],
         "weights": ["huggingface_hub"],

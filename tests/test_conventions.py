@@ -15,7 +15,7 @@ FLOORS = (
         *("architectures", "augmentation", "config", "conversion", "downloads", "evaluation", "history", "layers"),
         *("optimizers", "preprocessing", "readers", "runs"),
     },
-    {"blocks", "datasets", "predictions", "pretrained", "profiling", "reports"},
+    {"blocks", "datasets", "predictions", "pretrained", "profiling", "reports", "runtimes"},
     {"weights"},
     {"export", "models"},
     {"converting", "training"},

@@ -22,7 +22,7 @@ def compare(model: keras.Model, function: Classifier, what: str, outputs: str = 
     `outputs` is "probabilities", or "features" of any size.
     """
     _, height, width, channels = model.input_shape
-    images = _make_images(height or FREE_SIZE, width or FREE_SIZE, channels)
+    images = random_images(height or FREE_SIZE, width or FREE_SIZE, channels)
     with full_precision():
         expected = model(images, training=False).numpy()
         found = function(images)
@@ -41,7 +41,7 @@ def compare(model: keras.Model, function: Classifier, what: str, outputs: str = 
     return difference
 
 
-def _make_images(height, width, channels):
+def random_images(height, width, channels):
     """Random images, float32 [3, height, width, channels] from 0 to 255: coarse patches, finer ones, single pixels."""
     random = np.random.default_rng(0)
     images = np.empty((3, height, width, channels), "float32")

@@ -1,0 +1,242 @@
+"""Latencies: who is timed when, in what process, on which cores; what the numbers say; the script."""
+
+import csv
+import json
+import multiprocessing
+import os
+import shlex
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+from test_export import NOISE, ROOT, make_small, random_images, run
+
+from keras_efficientnet import export, runtimes
+from keras_efficientnet.export import candidates, latencies, timing
+from keras_efficientnet.export.timing import Candidate, Timing
+from keras_efficientnet.models import make_model
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """A folder with a small network in every format, and as `peer` converted plainly."""
+    folder = tmp_path_factory.mktemp("files")
+    options = {"formats": [*candidates.FORMATS], "threads": [1]}
+    candidates.write_candidates({"small": make_small}, folder, **options)
+    candidates.write_candidates({"peer": make_small}, folder, plainly=True, **options)
+    return folder
+
+
+def make_candidates(files, *formats, model="small", threads=1):
+    rows = [(name, candidates.FORMATS[name]) for name in formats]
+    return [Candidate(model, name, row.runtime, str(files / model / row.file), threads) for name, row in rows]
+
+
+@pytest.mark.parametrize("name", candidates.FORMATS)
+@pytest.mark.parametrize("model", ["small", "peer"])
+def test_every_format_gives_the_probabilities_of_the_network(files, run_python, tmp_path, model, name):
+    image = random_images(1)
+    np.save(tmp_path / "image.npy", image)
+    [(*_, runtime, path, threads)] = make_candidates(files, name, model=model)
+    code = f"""
+import numpy as np
+from keras_efficientnet import runtimes
+network = runtimes.OPENERS[{runtime!r}]({path!r}, {threads})
+np.save({str(tmp_path / "found.npy")!r}, network.call(np.load({str(tmp_path / "image.npy")!r})))
+"""
+    run_python(code)
+    expected = keras.saving.load_model(files / model / "model.keras")(image, training=False)
+    np.testing.assert_allclose(np.load(tmp_path / "found.npy"), expected, atol=1e-2 if name == "openvino" else 1e-5)
+
+
+def test_each_has_its_turn_in_each_round_and_the_order_is_turned_round(files):
+    seen = []
+
+    def watch(turns):
+        for turn in turns:
+            seen.append(turn)
+            yield turn
+
+    two = make_candidates(files, "tflite", "onnx")
+    timings = timing.measure(two, rounds=3, calls=2, progress=watch)
+    assert [timed.format for timed in timings] == ["tflite", "onnx"]
+    assert [[len(calls) for calls in timed.rounds] for timed in timings] == [[2, 2, 2]] * 2
+    assert all(0 < call < 1000 for timed in timings for calls in timed.rounds for call in calls)  # milliseconds
+    turns = [place for what, place in seen if what == "time"]
+    first, second, third = turns[:2], turns[2:4], turns[4:]
+    assert sorted(first) == [0, 1] and second == first[::-1] and third == first
+
+
+def test_a_process_is_kept_on_its_cores_and_holds_no_other_runtime(files):
+    found = {}
+
+    def watch(turns):
+        for what, place in turns:
+            if what == "time":
+                processes = sorted(multiprocessing.active_children(), key=lambda process: process.pid)
+                for process in processes:
+                    libraries = Path(f"/proc/{process.pid}/maps").read_text()
+                    found[process.pid] = (len(os.sched_getaffinity(process.pid)), "tensorflow" in libraries)
+            yield what, place
+
+    pair = [*make_candidates(files, "onnx", threads=1), *make_candidates(files, "onnx", threads=2)]
+    timing.measure(pair, rounds=1, calls=1, progress=watch)
+    assert [found[pid] for pid in sorted(found)] == [(1, False), (2, False)]
+    assert not multiprocessing.active_children()
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_tensorflow_computes_with_as_many_threads(files, run_python, threads):
+    code = f"""
+import tensorflow as tf
+from keras_efficientnet import runtimes
+runtimes.open_keras({str(files / "small" / "model.keras")!r}, {threads})
+print(tf.config.threading.get_intra_op_parallelism_threads(), tf.config.threading.get_inter_op_parallelism_threads())
+"""
+    assert run_python(code).split() == [str(threads)] * 2
+
+
+def test_a_larger_network_takes_longer(files, tmp_path, tiny):
+    export.to_tflite(make_model(tiny, classes=10, input_shape=(96, 96, 3)), tmp_path / "large.tflite")
+    small, large = timing.measure(
+        [*make_candidates(files, "tflite"), *candidates.find_candidates([str(tmp_path / "large.tflite")], [1])]
+    )
+    assert timing.ratio(large, small) > 2
+
+
+# by hand: three rounds of three calls, the second on a machine that is ten times as slow
+SLOWED = Timing("a", "onnx", 1, ((2.0, 2.0, 2.0), (20.0, 20.0, 20.0), (2.0, 2.0, 8.0)))
+STEADY = Timing("b", "onnx", 1, ((1.0, 1.0, 1.0), (10.0, 10.0, 10.0), (1.0, 1.0, 1.0)))
+
+
+def test_mean_and_quartiles_are_those_of_all_calls():
+    assert SLOWED.mean == pytest.approx(78 / 9)
+    assert SLOWED.quartiles == (2.0, 2.0, 20.0)
+    assert Timing("a", "onnx", 1, ((3.0,),)).quartiles == (3.0, 3.0, 3.0)
+
+
+def test_a_ratio_is_taken_round_by_round():
+    assert timing.ratio(SLOWED, STEADY) == 2.0
+    assert timing.ratio(STEADY, SLOWED) == 0.5
+
+
+def test_ratios_are_those_of_one_format_or_to_one_format():
+    other = STEADY._replace(model="a", format="tflite")
+    wider = STEADY._replace(threads=2)
+    timings = [SLOWED, STEADY, other, wider]
+    assert timing.ratios(timings, "b") == {SLOWED: 2.0}
+    assert timing.ratios(timings, "a", "tflite") == {SLOWED: 2.0, STEADY: 1.0}
+    with pytest.raises(ValueError, match="There is no c to compare with. Known: .*'a:onnx', 'a:tflite', 'b:onnx'"):
+        timing.ratios(timings, "c")
+
+
+def test_a_file_that_does_not_run_is_named(tmp_path):
+    (tmp_path / "bad.onnx").write_bytes(b"no network")
+    with pytest.raises(RuntimeError, match=r"bad\.onnx does not run in onnx: "):
+        timing.measure(candidates.find_candidates([str(tmp_path / "bad.onnx")], [1]))
+    assert not multiprocessing.active_children()
+
+
+def test_more_threads_than_cores_are_refused(files):
+    with pytest.raises(ValueError, match=f"from 1 to {runtimes.count_cores()}, the cores of this machine"):
+        timing.measure(make_candidates(files, "onnx", threads=1000))
+    with pytest.raises(ValueError, match="nothing to time"):
+        timing.measure([])
+
+
+def test_files_are_known_by_their_endings(files):
+    paths = [str(files / "small" / name) for name in ("float32.tflite", "model.onnx", "openvino/model.xml", "openvino")]
+    paths += [str(files / "small" / "saved_model"), str(files / "small" / "model.keras")]
+    found = candidates.find_candidates(paths, [1])
+    assert [(row.model, row.runtime) for row in found] == [
+        *((paths[0], "tflite"), (paths[1], "onnx"), (paths[2], "openvino"), (paths[2], "openvino-f32")),
+        *((paths[3], "openvino"), (paths[3], "openvino-f32"), (paths[4], "saved_model"), (paths[5], "keras")),
+    ]
+    with pytest.raises(FileNotFoundError, match=r"There is no file 'absent\.onnx'"):
+        candidates.find_candidates(["absent.onnx"], [1])
+    with pytest.raises(ValueError, match=r"cannot be timed. Give a file that ends in \.keras, "):
+        candidates.find_candidates([str(ROOT / "setup.py")], [1])
+
+
+def test_random_networks_tell_images_apart_when_their_statistics_fit(tiny):
+    keras.utils.set_random_seed(1)
+    model = make_model(tiny, classes=10)
+    weights = model.get_layer("predictions").kernel
+    weights.assign(weights * 100)
+    images = random_images(8)
+    before = np.std(model(images, training=False), axis=0).max()
+    candidates.fit_statistics(model)
+    assert np.std(model(images, training=False), axis=0).max() > 10 * before
+    assert {layer.momentum for layer in model.layers if hasattr(layer, "momentum")} == {0.99}
+
+
+def test_a_table_is_written_and_drawn(tmp_path):
+    timings = [SLOWED._replace(model="efficientnet-b0"), STEADY._replace(model="efficientnet-b1"), STEADY]
+    rows = latencies.rows(timings, timing.ratios(timings, "b"), "b")
+    lines = latencies.format_table(rows)
+    assert [line.split()[0] for line in lines] == ["model", "efficientnet-b0", "efficientnet-b1", "b"]
+    assert lines[1].split() == ["efficientnet-b0", "onnx", "1", "2.00", "8.67", "2.00", "20.00", "76.88", "2.00"]
+    latencies.write_results(tmp_path, rows, timings, latencies.describe_machine())
+    with open(tmp_path / "latency.csv", newline="") as file:
+        assert [row["times_b"] for row in csv.DictReader(file)] == ["2.0", "1.0", ""]
+    written = json.loads((tmp_path / "latency.json").read_text())
+    assert written["timings"][0]["rounds_ms"] == [[2, 2, 2], [20, 20, 20], [2, 2, 8]]
+    assert written["machine"]["packages"]["onnxruntime"]
+    [axes] = latencies.draw(rows).axes
+    assert [line.get_xydata().tolist() for line in axes.lines] == [[[1.0, 78.84], [2.0, 76.882]]]  # README's table
+    with pytest.raises(ValueError, match="nothing to plot"):
+        latencies.draw(rows[2:])
+
+
+def run_script(*arguments, cwd):
+    """As `run`, without the progress bar."""
+    code, lines, errors = run(*arguments, cwd=cwd)
+    return code, lines, [line for line in errors if line and "%|" not in line and not NOISE.match(line)]
+
+
+def test_the_example_with_files_runs_as_printed(files, tmp_path):
+    (tmp_path / "export").symlink_to(ROOT / "export")
+    for name in ("float32.tflite", "model.onnx"):
+        (tmp_path / f"b0{Path(name).suffix}").symlink_to(files / "small" / name)
+    _, printed, imports = run("-X", "importtime", "export/benchmark.py", "--help", cwd=tmp_path)
+    assert not [line for line in imports if "tensorflow" in line]  # the help comes at once
+    [example] = [line.strip() for line in printed if "--files=" in line and "python export/" in line]
+    code, lines, errors = run_script(*shlex.split(example)[1:], cwd=tmp_path)
+    assert (code, errors) == (0, [])
+    rows = [line.split()[:3] for line in lines[1:5]]
+    assert rows == [[f"b0.{kind}", kind, threads] for kind in ("tflite", "onnx") for threads in ("1", "2")]
+    assert lines[5].startswith("processor: ")
+    assert {file.name for file in (tmp_path / "latency").iterdir()} == {"latency.csv", "latency.json"}
+
+
+@pytest.mark.slow
+def test_the_paper_s_example_runs_as_printed_and_the_small_network_is_the_faster_one(tmp_path):
+    (tmp_path / "export").symlink_to(ROOT / "export")
+    _, printed, _ = run("export/benchmark.py", "--help", cwd=tmp_path)
+    [example] = [line.strip() for line in printed if "ResNet152" in line and "python export/" in line]
+    code, lines, errors = run_script(*shlex.split(example)[1:], "--output=new", "--plot", cwd=tmp_path)
+    assert (code, errors) == (0, [])
+    with open(tmp_path / "new" / "latency.csv", newline="") as file:
+        ratios = {row["format"]: row["times_efficientnet-b1"] for row in csv.DictReader(file) if row["top_1"] == ""}
+    assert float(ratios["keras"]) > 5.7 and float(ratios["tflite"]) > 5.7  # Tan & Le 2019, table 4
+    assert (tmp_path / "new" / "latency.png").stat().st_size > 1000
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("", "There is nothing to time. Give models or files."),
+        ("--models=efficientnet-b9", "Unknown models: efficientnet-b9. Choose from: efficientnet-b0, "),
+        ("--peers=EfficientNetB9", "keras.applications has no network 'EfficientNetB9'. Choose from: "),
+        ("--models=efficientnet-b0 --formats=pdf", "Unknown format 'pdf'. Choose from: keras, saved_model, "),
+        ("--files=absent.tflite", "There is no file 'absent.tflite'"),
+        ("--files=absent.tflite --threads=1,many", "--threads must be whole numbers, with commas between"),
+        ("--files=absent.tflite --plot", "--plot needs a folder to write to: --output=latency"),
+    ],
+)
+def test_a_mistake_of_the_user_is_one_clear_line(tmp_path, options, message):
+    code, lines, errors = run_script(ROOT / "export/benchmark.py", *options.split(), cwd=tmp_path)
+    assert (code, lines, len(errors)) == (1, [], 1), errors
+    assert errors[0].startswith(f"benchmark.py: {message}")
+    assert not [*tmp_path.iterdir()]
