@@ -23,7 +23,7 @@ from absl import app, flags, logging
 from keras_efficientnet.config import TrainConfig, make_config
 
 FLAGS = flags.FLAGS
-PREEMPTED = 75  # exit code "try again" (EX_TEMPFAIL of sysexits.h), after SIGTERM or the loss of a host
+PREEMPTED = 75  # exit code "try again" (EX_TEMPFAIL of sysexits.h), after SIGTERM, Ctrl-C or the loss of a host
 DEFINE = {str: flags.DEFINE_string, int: flags.DEFINE_integer, float: flags.DEFINE_float, bool: flags.DEFINE_bool}
 
 
@@ -75,7 +75,9 @@ def define_flags() -> None:
             DEFINE[kind](field.name, field.default, field.metadata["help"])
 
 
-def main(_) -> None:
+def main(arguments: list[str]) -> None:
+    if arguments[1:]:
+        sys.exit(f"main.py: {arguments[1]!r} is no flag. Each option is --name=value; --help lists them.")
     given = {
         field.name: FLAGS[field.name].value for field in dataclasses.fields(TrainConfig) if FLAGS[field.name].present
     }
@@ -88,7 +90,7 @@ def main(_) -> None:
             return
         results = training.predict(config) if config.mode == "predict" else training.run(config)
     except KeyboardInterrupt:
-        sys.exit("main.py: stopped. The same command goes on from the last checkpoint.")
+        sys.exit("main.py: stopped. The same command goes on from the last checkpoint, or anew where there is none.")
     except Exception as error:  # noqa: BLE001
         if type(error).__name__ == "Preempted":
             print(f"main.py: {error} The same command goes on from there.", file=sys.stderr)

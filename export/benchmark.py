@@ -74,7 +74,9 @@ def report(timings: list, machine: dict) -> None:
         save_figure(latencies.draw(rows), Path(FLAGS.output) / "latency.png")
 
 
-def main(_) -> None:
+def main(arguments: list[str]) -> None:
+    if arguments[1:]:
+        sys.exit(f"benchmark.py: {arguments[1]!r} is no flag. Each option is --name=value; --help lists them.")
     import keras  # noqa: F401  first: keras_efficientnet then registers its layers
     import tqdm
 

@@ -4,7 +4,7 @@ The ending of --output tells the kind: .weights.h5 and .keras of this package, .
 keras.applications takes it; a path without ending becomes a SavedModel.
 
 Example, after `python main.py`:
-  python export/convert_weights.py --weights=runs/efficientnet-b0 --model_name=efficientnet-b0 --output=b0.safetensors
+  python export/convert_weights.py --weights=runs/efficientnet-b0 --output=b0.safetensors
 """
 
 import os
@@ -17,7 +17,7 @@ from absl import app, flags, logging
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("weights", None, "File or folder of weights, or the name of published ones.", required=True)
-flags.DEFINE_string("model_name", None, "The network they are of, efficientnet-b0 or as timm calls it.", required=True)
+flags.DEFINE_string("model_name", None, "The network they are of, efficientnet-b0 or as timm calls it; a run says it.")
 flags.DEFINE_string("output", None, "The file to write, or the folder of a SavedModel.", required=True)
 flags.DEFINE_string("source", None, "Whose weights they are (timm, torchvision, tf1, ...), if their names do not tell.")
 flags.DEFINE_bool("average", True, "Take the averaged weights, where there are any.")
@@ -50,7 +50,9 @@ def sum_up(names: tuple[str, ...], most: int = 3) -> list[str]:
     return [name for group in alike for name in group]
 
 
-def main(_) -> None:
+def main(arguments: list[str]) -> None:
+    if arguments[1:]:
+        sys.exit(f"convert_weights.py: {arguments[1]!r} is no flag. Each option is --name=value; --help lists them.")
     import keras  # noqa: F401  first: keras_efficientnet then registers its layers
 
     from keras_efficientnet import converting

@@ -23,7 +23,9 @@ flags.DEFINE_bool("dynamic_batch", True, "Take any number of images a call, in p
 flags.DEFINE_bool("overwrite", False, "Replace what is there.")
 
 
-def main(_) -> None:
+def main(arguments: list[str]) -> None:
+    if arguments[1:]:
+        sys.exit(f"to_onnx.py: {arguments[1]!r} is no flag. Each option is --name=value; --help lists them.")
     if FLAGS.format not in FORMATS:
         sys.exit(f"to_onnx.py: Unknown format {FLAGS.format!r}. Choose one of: {', '.join(FORMATS)}")
     import keras  # noqa: F401  first: keras_efficientnet then registers its layers

@@ -22,7 +22,9 @@ flags.DEFINE_integer("processes", None, "Files that are written at once; one a p
 flags.DEFINE_boolean("keep_png", False, "Leave PNGs as they are; they become JPEGs by default, as the official ones.")
 
 
-def main(_) -> None:
+def main(arguments: list[str]) -> None:
+    if arguments[1:]:
+        sys.exit(f"to_records.py: {arguments[1]!r} is no flag. Each option is --name=value; --help lists them.")
     from keras_efficientnet.datasets import writing
 
     try:

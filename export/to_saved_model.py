@@ -27,7 +27,9 @@ flags.DEFINE_float("weight_decay", 1e-5, "Of the kernels, for those who train it
 flags.DEFINE_bool("overwrite", False, "Replace a SavedModel that is there.")
 
 
-def main(_) -> None:
+def main(arguments: list[str]) -> None:
+    if arguments[1:]:
+        sys.exit(f"to_saved_model.py: {arguments[1]!r} is no flag. Each option is --name=value; --help lists them.")
     import keras  # noqa: F401  first: keras_efficientnet then registers its layers
 
     from keras_efficientnet import export

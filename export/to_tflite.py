@@ -18,7 +18,9 @@ flags.DEFINE_bool("dynamic_batch", False, "Take any number of images a call, in 
 flags.DEFINE_bool("overwrite", False, "Replace a file that is there.")
 
 
-def main(_) -> None:
+def main(arguments: list[str]) -> None:
+    if arguments[1:]:
+        sys.exit(f"to_tflite.py: {arguments[1]!r} is no flag. Each option is --name=value; --help lists them.")
     import keras  # noqa: F401  first: keras_efficientnet then registers its layers
 
     from keras_efficientnet import export

@@ -23,7 +23,9 @@ flags.DEFINE_string("title", None, "Title of the page.")
 flags.DEFINE_bool("overwrite", False, "Replace a page that is there.")
 
 
-def main(_) -> None:
+def main(arguments: list[str]) -> None:
+    if arguments[1:]:
+        sys.exit(f"to_web.py: {arguments[1]!r} is no flag. Each option is --name=value; --help lists them.")
     import keras  # noqa: F401  first: keras_efficientnet then registers its layers
 
     from keras_efficientnet import export

@@ -51,6 +51,7 @@ _HOME = {  # public name -> the module it lives in
     "preprocess_input": "models",
     "profile": "profiling",
 }
+_MODULES = ("conversion", "export", "pretrained", "training")  # that README names after `import keras_efficientnet`
 __all__ = [*_HOME]
 
 if sys.modules.get("keras"):  # so that keras.saving.load_model knows our layers
@@ -58,10 +59,12 @@ if sys.modules.get("keras"):  # so that keras.saving.load_model knows our layers
 
 
 def __getattr__(name: str):
+    if name in _MODULES:
+        return importlib.import_module(f"{__name__}.{name}")
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
 
 
 def __dir__():
-    return [*globals(), *__all__]
+    return [*globals(), *__all__, *_MODULES]

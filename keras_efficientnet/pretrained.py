@@ -286,8 +286,13 @@ def fetch(row: Pretrained) -> pathlib.Path:
         return download(f"{row.url}", pathlib.Path(os.environ.get("KERAS_HOME", "~/.keras")).expanduser() / "models")
     except (ConnectionError, ModuleNotFoundError, ValueError) as error:
         bring = f"bring {row.url or 'the file'} here yourself and give its path"
+        pixels = (  # a path does not tell that the file wants other pixels than its network's row
+            f", include_preprocessing=False, and preprocess_input(images, {row.variant!r}, weights={row.tag!r})"
+            if row.mean != VARIANTS[row.variant].mean
+            else ""
+        )
         raise type(error)(
-            f'The weights {row.key} are not in the cache. {error} Or {bring}: weights="path/to/file".'
+            f'The weights {row.key} are not in the cache. {error} Or {bring}: weights="path/to/file"{pixels}.'
         ) from None
 
 

@@ -5,6 +5,7 @@ import shlex
 import h5py
 import numpy as np
 import pytest
+from conftest import TINY
 from pictures import jpeg
 from reference import fill, reference_images
 from test_export import ROOT, run
@@ -217,6 +218,19 @@ def test_a_mistake_of_the_user_is_one_clear_line_and_leaves_nothing(file, tmp_pa
     assert errors[0].startswith(f"convert_weights.py: {message}")
     assert {path.name for path in tmp_path.iterdir()} == {"tiny.safetensors", "bad.pth"}
     assert (tmp_path / "tiny.safetensors").read_bytes() == file.read_bytes()
+
+
+def test_a_run_says_its_network_and_the_names_of_its_classes(tmp_path, monkeypatch):
+    monkeypatch.setattr(converting, "find_variant", lambda name: {"efficientnet-lite0": TINY}[name])
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/config.json").write_text('{"model_name": "efficientnet-lite0"}')
+    (tmp_path / "run/labels.txt").write_text("ant\nbee\ncow\n")
+    models.make_model(TINY, classes=3).save(tmp_path / "run/model.keras")
+    (tmp_path / "a.jpg").write_bytes(jpeg())
+    done = converting.convert_file(str(tmp_path / "run"), None, tmp_path / "new.keras", images=str(tmp_path / "a.jpg"))
+    assert {name for name, _ in done.predictions[0].top} == {"ant", "bee", "cow"}
+    with pytest.raises(ValueError, match="new.keras does not say which network its weights are of. Give `model_name`."):
+        converting.convert_file(str(tmp_path / "new.keras"), None, tmp_path / "newer.keras")
 
 
 def test_the_example_in_the_help_runs_as_printed(tmp_path):

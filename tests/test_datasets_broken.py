@@ -84,7 +84,8 @@ def options(folder, **given):
 def test_reading_stops_and_names_the_record(tmp_path, kind):
     message = write_broken(tmp_path, kind)
     data = make_datasets(options(tmp_path), SMALL)
-    with pytest.raises(ValueError, match=message), damage.in_words(data.explain_valid):
+    advice = ".*Mend it, or say `skip_broken_records`"
+    with pytest.raises(ValueError, match=message + advice), damage.in_words(data.explain_valid):
         list(data.valid)
 
 
@@ -241,6 +242,13 @@ def test_noise_is_told_from_pictures(below, least):
     pictures = (jpeg(seed=seed) for seed in range(100))
     found = [bool(damage.is_corrupt(noisy(data, seed, below))) for seed, data in enumerate(pictures)]
     assert sum(found) >= least
+
+
+def test_the_search_for_noise_says_nothing_of_sound_pictures(capfd):
+    """libjpeg warns on the standard error output of pictures that end elsewhere than their data."""
+    for seed in range(20):
+        assert not damage.is_corrupt(jpeg(seed=seed))
+    assert "JPEG" not in capfd.readouterr().err
 
 
 @pytest.mark.parametrize("options", [{}, {"optimize": True}, {"subsampling": 0}, {"progressive": True}], ids=str)

@@ -129,11 +129,12 @@ def test_sigterm_on_one_host_saves_and_ends_all(tmp_path):
     assert f"Asked to end at step {step}, which is saved." in logs(tmp_path / "run")
 
 
-def test_sigterm_saves_and_says_run_me_again(tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_sigterm_and_ctrl_c_save_and_say_run_me_again(tmp_path, number):
     options = {"mode": "train", "checkpoint_steps": 10}
     [process] = start(tmp_path / "run", hosts=1, train_steps=100_000, **options)
     wait_for_checkpoint(tmp_path / "run", [process])
-    process.terminate()
+    process.send_signal(number)
     assert wait([process], 60) == [75]
     step = int(checkpoint_values(tmp_path / "run")[0].split("-")[1])
     assert wait(start(tmp_path / "run", hosts=1, train_steps=step + 6, **options)) == [0]

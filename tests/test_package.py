@@ -31,6 +31,11 @@ def test_every_public_name_is_there_and_listed(name):
     assert name in dir(keras_efficientnet)
 
 
+def test_modules_that_the_readme_names_need_no_import_of_their_own(run_python):
+    code = "import keras_efficientnet as ke; print(ke.conversion.to_timm.__name__, ke.pretrained.find.__name__)"
+    assert run_python(code).split() == ["to_timm", "find"]
+
+
 def test_every_builder_is_public():
     assert {build.__name__ for build in models.BUILDERS.values()} < set(keras_efficientnet.__all__)
 

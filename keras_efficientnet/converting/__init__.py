@@ -10,6 +10,7 @@ import keras
 
 from keras_efficientnet import export, pretrained
 from keras_efficientnet.architectures import Variant, find_variant
+from keras_efficientnet.config import make_config
 from keras_efficientnet.conversion import convert, count_classes, find_origin
 from keras_efficientnet.converting.writing import find_ending, write
 from keras_efficientnet.models import imagenet_classes, make_model
@@ -40,7 +41,7 @@ class Converted(NamedTuple):
 
 def convert_file(
     weights: str,
-    model_name: str,
+    model_name: str | None,
     output: str | os.PathLike[str],
     *,
     origin: str | None = None,
@@ -53,7 +54,7 @@ def convert_file(
 
     Args:
         weights: a file or folder that `load_weights` takes, or the name of published weights.
-        model_name: the network they are of.
+        model_name: the network they are of; None: that of the run whose folder `weights` is.
         output: the file to write; its kind follows from its ending, see `writing.WRITERS`.
         origin: as in `load_weights`.
         average: as in `load_weights`.
@@ -69,15 +70,22 @@ def convert_file(
     ending = find_ending(output)
     export.check_target(output, overwrite, Path.is_file if ending else export.is_saved_model)
     files = find_images(images)
-    variant = find_variant(model_name)
     path = Path(weights)
+    model_name = model_name or _network_of_run(path)
+    variant = find_variant(model_name)
     if pretrained.is_name(weights):
         row = pretrained.find(model_name, weights)
         variant, path = row.normalised(variant), pretrained.fetch(row)
     model, mapped = load(variant, path, origin=origin, average=average, classes=classes, name=model_name)
-    predictions = tuple(identify(model, variant, files))
+    predictions = tuple(identify(model, variant, files, export.find_labels(path)))
     equal = write(model, output, overwrite=overwrite)
     return Converted(mapped, export.count_bytes(output), equal, predictions)
+
+
+def _network_of_run(folder):
+    if not (folder / "config.json").is_file():
+        raise ValueError(f"{folder} does not say which network its weights are of. Give `model_name`.")
+    return make_config(mode="eval", model_dir=str(folder)).model_name
 
 
 def load(
@@ -119,7 +127,9 @@ def _count_classes(arrays, table, path):
     return classes
 
 
-def identify(model: keras.Model, variant: Variant, files: Sequence[str]) -> list[Prediction]:
+def identify(
+    model: keras.Model, variant: Variant, files: Sequence[str], names: Sequence[str] | None = None
+) -> list[Prediction]:
     """The likeliest five classes of image files, cropped and resized as the variant's authors do in evaluation.
 
     Raises:
@@ -129,13 +139,15 @@ def identify(model: keras.Model, variant: Variant, files: Sequence[str]) -> list
         return []
     if len(model.output_shape) != 2:
         raise ValueError(f"{model.name} has no classifier: its weights name no classes of images.")
+    classes = model.output_shape[-1]
+    names = names if names and len(names) == classes else class_names(classes)
     crop, resize = variant.crop_fraction, variant.interpolation
     found = list(
         predict_files(
             files,
             lambda data: image_for_evaluation(data, variant.resolution, crop_fraction=crop, interpolation=resize),
             lambda pixels: keras.ops.convert_to_numpy(model(pixels, training=False)),
-            class_names(model.output_shape[-1]),
+            names,
             batch=8,
         )
     )

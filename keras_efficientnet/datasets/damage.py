@@ -117,7 +117,9 @@ def in_words(problem: Callable[[], str | None]):
         words = problem()
         if words is None:
             raise
-        raise ValueError(words) from error
+        raise ValueError(
+            f"{words}. Mend it, or say `skip_broken_records`, which leaves out all that are broken."
+        ) from error
 
 
 def first_problem(source: Source, classes: int, named: tf.data.Dataset) -> str | None:

@@ -23,7 +23,11 @@ def load_model(path: str | os.PathLike[str]) -> keras.Model:
     path = Path(path)
     file = path / "model.keras" if path.is_dir() else path
     if not file.is_file():
-        raise FileNotFoundError(f"There is no file {str(file)!r}. Give a .keras file, or a folder with a model.keras.")
+        unfinished = (path / "checkpoints").is_dir()
+        hint = f" The run has not ended; export/convert_weights.py --weights={path} makes one." if unfinished else ""
+        raise FileNotFoundError(
+            f"There is no file {str(file)!r}. Give a .keras file, or a folder with a model.keras.{hint}"
+        )
     try:
         return keras.saving.load_model(file, compile=False)
     except Exception as error:  # Keras raises whatever the content leads it to

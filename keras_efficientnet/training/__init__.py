@@ -5,6 +5,7 @@ The loop is our own: Keras 3's `fit` breaks on several workers and with several 
 """
 
 import dataclasses
+import logging
 import math
 import time
 from pathlib import Path
@@ -103,6 +104,12 @@ def _complete(config, data):
     if config.train_epochs is not None and data.train_images:
         steps = math.ceil(config.train_epochs * data.train_images / config.train_batch_size)
     images = data.train_images or config.num_train_images
+    if data.train_images and config.train_batch_size > data.train_images:
+        logging.warning(
+            f"A batch of {config.train_batch_size} images is more than the {data.train_images} there are to train on: "
+            f"{steps} steps are {steps * config.train_batch_size / data.train_images:.0f} epochs. Give "
+            "`train_batch_size` and `train_epochs`."
+        )
     return dataclasses.replace(config, num_label_classes=data.classes, num_train_images=images, train_steps=steps)
 
 
@@ -117,9 +124,15 @@ def train(config: TrainConfig, training: Run, data: Data, history: History, eval
     take_steps = make_steps(strategy, training)
     batches = iter(_train_batches(config, strategy, int(training.taken.numpy()), data))
     _archive(config, training, history)  # of a kill between evaluation and archive
-    batch, left = config.train_batch_size, config.train_steps - training.step
-    silent = left <= 0 or not is_chief(strategy)
-    bar = tqdm(total=left * batch, unit="image", unit_scale=True, desc="training", disable=silent)
+    batch, steps = config.train_batch_size, config.train_steps
+    bar = tqdm(
+        total=steps * batch,
+        initial=training.step * batch,
+        unit="image",
+        unit_scale=True,
+        desc="training",
+        disable=training.step >= steps or not is_chief(strategy),
+    )
     with bar:
         while training.step < config.train_steps and not _stops_early(config, history):
             started, before = time.perf_counter(), training.step

@@ -286,9 +286,9 @@ def _set_batch_norms(model, config, replicas):
 
 def _check_config(config, folder):
     old, new = json.loads((folder / "config.json").read_text("utf-8")), dataclasses.asdict(config)
-    for options in (old, new):
-        options["averaging"] = options.get("moving_average_decay", 0) > 0
-    fixed = (*NETWORK, "averaging", *(TRAINING if config.mode in ("train", "train_and_eval") else ()))
+    if (old.get("moving_average_decay", 0) > 0) == (new["moving_average_decay"] > 0):  # whether there are averages
+        old["moving_average_decay"] = new["moving_average_decay"]
+    fixed = (*NETWORK, "moving_average_decay", *(TRAINING if config.mode in ("train", "train_and_eval") else ()))
     differing = [name for name in fixed if old.get(name) != new[name]]
     if differing:
         was = ", ".join(f"{name}={old.get(name)}" for name in differing)
