@@ -1,0 +1,83 @@
+"""A `.keras` file or a run -> a file for other programs, measured before it counts: what the scripts in export/ do."""
+
+import functools
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from keras_efficientnet.export.comparing import random_images
+from keras_efficientnet.export.files import check_target
+from keras_efficientnet.export.images import Images, load_images
+from keras_efficientnet.export.interchange import to_onnx, to_openvino
+from keras_efficientnet.export.models import load_model
+from keras_efficientnet.export.reporting import RUNTIMES, Report, measured
+from keras_efficientnet.export.runs import find_labels, find_reader, read_labels, run_folder
+from keras_efficientnet.export.saved_model import to_saved_model
+from keras_efficientnet.export.tflite import CALIBRATED, to_tflite
+
+WRITERS: dict[str, Callable[..., Any]] = {
+    "saved_model": to_saved_model,
+    "tflite": to_tflite,
+    "onnx": to_onnx,
+    "openvino": to_openvino,
+}
+CALIBRATION_IMAGES = 200
+LEAST_AGREEMENT = {"int8": 0.97, "int16x8": 0.97}  # else 0.99
+
+
+def export_file(
+    source: str | os.PathLike[str],
+    output: str | os.PathLike[str],
+    kind: str,
+    *,
+    labels: str | None = None,
+    images: str | None = None,
+    image_count: int = 500,
+    least_agreement: float | None = None,
+    overwrite: bool = False,
+    **options: Any,
+) -> Report:
+    """Exports a network, and reports what the file is worth; see `measured`.
+
+    Args:
+        source: the `.keras` file, or the folder of a run, which has a `model.keras`.
+        output: the file or folder to write.
+        kind: a key of `WRITERS`.
+        labels: text file with the names of the classes, one a line; those of the run by default.
+        images: what to measure on, as `load_images` takes it. By default the validation images of the run; for a file
+            that is of no run, a few random ones. Where activations are quantised, their ranges are found on 200 of the
+            training images, or on these images where they are mere files.
+        image_count: how many to measure on, at most.
+        least_agreement: share of the images for which file and model must choose the same class; by default 0.97 for
+            whole numbers throughout, else 0.99.
+        overwrite: whether to replace what is there.
+        **options: of the exporter.
+
+    Raises:
+        ValueError, OSError, RuntimeError, ImportError: as `load_model`, `load_images`, `measured` and the exporter say.
+    """
+    check_target(output, overwrite, RUNTIMES[kind].is_ours)
+    model = load_model(source)
+    quantize = options.get("quantize", "none")
+    if quantize in CALIBRATED:
+        options["images"] = load_images(model, source, images, count=CALIBRATION_IMAGES, train=True).pixels
+    if kind == "saved_model":
+        options["read"] = find_reader(model, source)
+    names = read_labels(labels) if labels else find_labels(source)
+    pictures = _find_images(model, source, images, image_count)
+    if options.get("input_dtype") == "uint8":  # what evaluation's cubic resizing overshoots is not in such a file
+        pictures = pictures._replace(pixels=np.rint(pictures.pixels).clip(0, 255))
+    least = LEAST_AGREEMENT.get(quantize, 0.99) if least_agreement is None else least_agreement
+    write = functools.partial(WRITERS[kind], model, labels=names, **options)
+    return measured(write, model, output, kind, pictures, least_agreement=least, overwrite=overwrite)
+
+
+def _find_images(model, source, images, count) -> Images:
+    folder = run_folder(source)
+    if images or (folder and (Path(folder) / "config.json").is_file()):
+        return load_images(model, source, images, count=count)
+    pixels = random_images(*(size or 96 for size in model.input_shape[1:3]), model.input_shape[3])
+    return Images(pixels, None, f"{len(pixels)} random images")
