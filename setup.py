@@ -22,6 +22,7 @@ setup(
     install_requires=[
         "absl-py",
         "ai-edge-litert",
+        "flatbuffers",
         "h5py",
         "keras>=3.12",
         "matplotlib",
@@ -34,11 +35,13 @@ setup(
     ],
     extras_require={
         "dev": [
+            "ai-edge-quantizer",
             "build",
             "etils<1.14; python_version < '3.11'",  # of tensorflow-datasets; pip of Python 3.10 does not find it
             "huggingface_hub",
             "importlib_resources",
             "jax",
+            "mediapipe",
             "mypy",
             "onnx",
             "onnxruntime",
@@ -56,6 +59,7 @@ setup(
             "tf2onnx>=1.17",
         ],
         "export": [
+            "ai-edge-quantizer",
             "onnx",
             "onnxruntime",
             "openvino",

@@ -7,7 +7,6 @@ Example, after `python main.py`:
 
 import os
 import sys
-from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before TensorFlow is imported
 
@@ -18,9 +17,15 @@ FLAGS = flags.FLAGS
 flags.DEFINE_string("format", "onnx", f"What to write: {' or '.join(FORMATS)}.")
 flags.DEFINE_string("model", None, "The .keras file, or the folder of a run, which has a model.keras.", required=True)
 flags.DEFINE_string("output", None, "The file to write, or the folder for OpenVINO.", required=True)
-flags.DEFINE_string("labels", None, "Text file with the names of the classes, one per line and in order.")
+flags.DEFINE_string("labels", None, "Text file with the names of the classes, one per line; by default the run's.")
 flags.DEFINE_bool("dynamic_batch", True, "Take any number of images a call, in place of one.")
+flags.DEFINE_string(
+    "images", None, "What to measure on: image files, a folder of them or of class folders, records, or sample."
+)
+flags.DEFINE_integer("image_count", 500, "How many to measure on, at most.", lower_bound=1)
+flags.DEFINE_float("least_agreement", None, "Share of the images on which file and model must agree; 0.99 by default.")
 flags.DEFINE_bool("overwrite", False, "Replace what is there.")
+OPTIONS = ("dynamic_batch", "labels", "images", "image_count", "least_agreement", "overwrite")
 
 
 def main(arguments: list[str]) -> None:
@@ -32,19 +37,15 @@ def main(arguments: list[str]) -> None:
 
     from keras_efficientnet import export
 
+    options = {name: FLAGS[name].value for name in OPTIONS}
     try:
-        labels = Path(FLAGS.labels).read_text("utf-8").splitlines() if FLAGS.labels else None
-        model = export.load_model(FLAGS.model)
-        options = {"labels": labels, "dynamic_batch": FLAGS.dynamic_batch, "overwrite": FLAGS.overwrite}
-        write = export.to_onnx if FLAGS.format == "onnx" else export.to_openvino
-        difference = write(model, FLAGS.output, **options)
+        report = export.export_file(FLAGS.model, FLAGS.output, FLAGS.format, **options)
     except KeyboardInterrupt:
         sys.exit("to_onnx.py: stopped. Nothing was written.")
     except (ImportError, OSError, RuntimeError, ValueError) as error:
         logging.debug("", exc_info=True)
         sys.exit(f"to_onnx.py: {' '.join(str(error).split())}")
-    size = export.count_bytes(FLAGS.output)
-    print(f"{FLAGS.output}: {size / 1e6:.1f} MB; probabilities differ from the model's by up to {difference:.2g}")
+    print(export.table(report))
 
 
 if __name__ == "__main__":

@@ -24,7 +24,13 @@ flags.DEFINE_bool(
     "feature_vector", False, "Leave out the classifier: what the last pooling gives, of images of any size."
 )
 flags.DEFINE_float("weight_decay", 1e-5, "Of the kernels, for those who train it on.", lower_bound=0.0)
+flags.DEFINE_string(
+    "images", None, "What to measure on: image files, a folder of them or of class folders, records, or sample."
+)
+flags.DEFINE_integer("image_count", 500, "How many to measure on, at most.", lower_bound=1)
+flags.DEFINE_float("least_agreement", None, "Share of the images on which file and model must agree; 0.99 by default.")
 flags.DEFINE_bool("overwrite", False, "Replace a SavedModel that is there.")
+OPTIONS = ("feature_vector", "weight_decay", "labels", "images", "image_count", "least_agreement", "overwrite")
 
 
 def main(arguments: list[str]) -> None:
@@ -34,20 +40,15 @@ def main(arguments: list[str]) -> None:
 
     from keras_efficientnet import export
 
-    options = {name: FLAGS[name].value for name in ("feature_vector", "weight_decay", "overwrite")}
+    options = {name: FLAGS[name].value for name in OPTIONS}
     try:
-        model = export.load_model(FLAGS.model)
-        read, labels = export.find_reader(model, FLAGS.model), None
-        if FLAGS.labels or not FLAGS.feature_vector:
-            labels = export.read_labels(FLAGS.labels) if FLAGS.labels else export.find_labels(FLAGS.model)
-        difference = export.to_saved_model(model, FLAGS.output, labels=labels, read=read, **options)
+        report = export.export_file(FLAGS.model, FLAGS.output, "saved_model", **options)
     except KeyboardInterrupt:
         sys.exit("to_saved_model.py: stopped. Nothing was written.")
-    except (OSError, RuntimeError, ValueError) as error:
+    except (ImportError, OSError, RuntimeError, ValueError) as error:
         logging.debug("", exc_info=True)
-        sys.exit(f"to_saved_model.py: {error}")
-    size = export.count_bytes(FLAGS.output)
-    print(f"{FLAGS.output}: {size / 1e6:.1f} MB; outputs differ from the model's by up to {difference:.2g}")
+        sys.exit(f"to_saved_model.py: {' '.join(str(error).split())}")
+    print(export.table(report))
 
 
 if __name__ == "__main__":

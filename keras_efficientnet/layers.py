@@ -202,7 +202,7 @@ class CondConv2D(_Experts):
 
     def call(self, inputs):
         features, routing = inputs
-        if self.kernel_size > 1 or self.strides > 1:
+        if self.kernel_size > 1 or self.strides > 1 or not _mixing:
             return self._sum_of_outputs(ops.conv, features, ops.convert_to_tensor(self.kernel), routing)
         channels = features.shape[-1]
         mixed = ops.matmul(routing, ops.reshape(self.kernel, (self.experts, channels * self.filters)))
@@ -267,15 +267,20 @@ class DepthwiseCondConv2D(_Experts):
         return unfolded, gradient
 
 
-_folding = True
+_folding = _mixing = True
 
 
 @contextlib.contextmanager
-def summed_experts():
-    """Has inference sum the experts' outputs too: the form for TFLite at any batch, and for SavedModels that train."""
-    global _folding
-    before, _folding = _folding, False
+def summed_experts(pointwise: bool = False):
+    """Has inference sum the experts' outputs too: the form for TFLite at any batch, and for SavedModels that train.
+
+    Args:
+        pointwise: whether kernels of one pixel are not mixed either; no kernel is computed then, as int8 needs it.
+    """
+    global _folding, _mixing
+    before = _folding, _mixing
+    _folding, _mixing = False, _mixing and not pointwise
     try:
         yield
     finally:
-        _folding = before
+        _folding, _mixing = before

@@ -8,14 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from keras_efficientnet.export.comparing import random_images
+from keras_efficientnet.export.comparing import FREE_SIZE, random_images
 from keras_efficientnet.export.files import check_target
 from keras_efficientnet.export.images import Images, load_images
 from keras_efficientnet.export.interchange import to_onnx, to_openvino
 from keras_efficientnet.export.models import load_model
 from keras_efficientnet.export.reporting import RUNTIMES, Report, measured
 from keras_efficientnet.export.runs import find_labels, find_reader, read_labels, run_folder
-from keras_efficientnet.export.saved_model import to_saved_model
+from keras_efficientnet.export.saved_model import make_features, to_saved_model
 from keras_efficientnet.export.tflite import CALIBRATED, to_tflite
 
 WRITERS: dict[str, Callable[..., Any]] = {
@@ -66,18 +66,21 @@ def export_file(
         options["images"] = load_images(model, source, images, count=CALIBRATION_IMAGES, train=True).pixels
     if kind == "saved_model":
         options["read"] = find_reader(model, source)
-    names = read_labels(labels) if labels else find_labels(source)
     pictures = _find_images(model, source, images, image_count)
     if options.get("input_dtype") == "uint8":  # what evaluation's cubic resizing overshoots is not in such a file
         pictures = pictures._replace(pixels=np.rint(pictures.pixels).clip(0, 255))
     least = LEAST_AGREEMENT.get(quantize, 0.99) if least_agreement is None else least_agreement
+    outputs, names = model, read_labels(labels) if labels else find_labels(source)
+    if options.get("feature_vector"):  # of which the largest stands for a choice
+        outputs, names, pictures = make_features(model), None, pictures._replace(labels=None)
     write = functools.partial(WRITERS[kind], model, labels=names, **options)
-    return measured(write, model, output, kind, pictures, least_agreement=least, overwrite=overwrite)
+    return measured(write, outputs, output, kind, pictures, least_agreement=least, overwrite=overwrite)
 
 
 def _find_images(model, source, images, count) -> Images:
     folder = run_folder(source)
     if images or (folder and (Path(folder) / "config.json").is_file()):
         return load_images(model, source, images, count=count)
-    pixels = random_images(*(size or 96 for size in model.input_shape[1:3]), model.input_shape[3])
+    _, height, width, channels = model.input_shape
+    pixels = random_images(height or FREE_SIZE, width or FREE_SIZE, channels)
     return Images(pixels, None, f"{len(pixels)} random images")

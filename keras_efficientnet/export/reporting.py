@@ -38,7 +38,8 @@ def _describe_tflite(path: Path) -> str:
     model = flatbuffer.read(path.read_bytes())
     [graph] = model.subgraphs
     types = {number: name for name, number in vars(flatbuffer.schema.TensorType).items() if name.isupper()}
-    sizes, operations = collections.Counter(), collections.Counter()
+    sizes: collections.Counter[str] = collections.Counter()
+    operations: collections.Counter[str] = collections.Counter()
     for tensor in graph.tensors:
         data = model.buffers[tensor.buffer].data
         sizes[types[tensor.type].lower()] += 0 if data is None else len(data)

@@ -70,7 +70,7 @@ def to_saved_model(
         raise ValueError(f"`weight_decay` must be at least 0. Received: weight_decay={weight_decay}")
     check_built(model)
     read = read or find_reader(model)
-    model = _features(model) if feature_vector else model
+    model = make_features(model) if feature_vector else model
     check_model(model)
     outputs, name_outputs = _outputs(model, labels)
     height, width, channels = (None, None, model.input_shape[3]) if feature_vector else model.input_shape[1:]
@@ -90,7 +90,7 @@ def load_saved_model(path: str | os.PathLike[str]) -> Classifier:
     return classify
 
 
-def _features(model):
+def make_features(model: keras.Model) -> keras.Model:
     """The model up to its last pooling, after which there are no places any more."""
     layers = model.layers
     ends = [index for index, layer in enumerate(layers) if isinstance(layer, POOLING) and not layer.keepdims]

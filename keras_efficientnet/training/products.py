@@ -42,7 +42,7 @@ def export_all(model: keras.Model, data: Data, folder: Path, read: export.Reader
     model.save(temporary)
     os.replace(temporary, keras_file)
     export.to_saved_model(model, saved_model, labels=data.class_names, read=read, overwrite=True)
-    export.to_tflite(model, tflite, overwrite=True)
+    export.to_tflite(model, tflite, labels=data.class_names, overwrite=True)
     images = min(data.valid_images, EXPORT_IMAGES)
     _, expected = evaluation.evaluate_function(lambda pixels: model(pixels, training=False), data.valid, images)
     rows: dict[str, dict[str, float]] = {"model": {"bytes": export.count_bytes(keras_file)}}

@@ -1,0 +1,104 @@
+"""The inside of a TFLite file, as the objects of its schema: read, changed, and written back whole."""
+
+from typing import Any
+
+import flatbuffers
+import numpy as np
+from ai_edge_litert import schema_py_generated as schema
+
+WITH_KERNEL = {
+    schema.BuiltinOperator.BATCH_MATMUL: "BATCH_MATMUL",
+    schema.BuiltinOperator.CONV_2D: "CONV_2D",
+    schema.BuiltinOperator.DEPTHWISE_CONV_2D: "DEPTHWISE_CONV_2D",
+    schema.BuiltinOperator.FULLY_CONNECTED: "FULLY_CONNECTED",
+}
+
+
+def read(content: bytes) -> Any:
+    """The file's ModelT, with all weights in it: ai-edge-quantizer leaves them behind the flatbuffer."""
+    model = schema.ModelT.InitFromPackedBuf(content, 0)
+    for buffer in model.buffers:
+        if buffer.offset > 1:
+            buffer.data = np.frombuffer(content, np.uint8, buffer.size, buffer.offset)
+            buffer.offset = buffer.size = 0
+    return model
+
+
+def write(model: Any) -> bytes:
+    """The file of a ModelT."""
+    builder = flatbuffers.Builder(1024)
+    builder.Finish(model.Pack(builder), b"TFL3")
+    return bytes(builder.Output())
+
+
+def take_bytes(content: bytes) -> bytes:
+    """The same file for images of bytes: an input of type uint8, scale 1 and zero point 0, before the float one."""
+    model = read(content)
+    [graph] = model.subgraphs
+    [index] = graph.inputs
+    image = schema.TensorT()
+    floating = graph.tensors[index]
+    image.name, floating.name = floating.name, floating.name + b"_float"
+    image.shape, image.shapeSignature = floating.shape, floating.shapeSignature
+    image.type, image.buffer = schema.TensorType.UINT8, 0
+    image.quantization = schema.QuantizationParametersT()
+    image.quantization.scale, image.quantization.zeroPoint = [1.0], [0]
+    graph.tensors.append(image)
+    graph.inputs = [len(graph.tensors) - 1]
+    step = schema.OperatorT()
+    step.opcodeIndex = _dequantize(model)
+    step.inputs, step.outputs = graph.inputs, [index]
+    graph.operators.insert(0, step)
+    for signature in model.signatureDefs:
+        signature.inputs[0].tensorIndex = graph.inputs[0]
+    return write(model)
+
+
+def check_kernels(content: bytes) -> None:
+    """Raises a RuntimeError if a kernel that is computed, as CondConv's can be, is held in whole numbers.
+
+    Such a kernel is quantised as activations are, with one scale and a zero point: convolutions then give wrong numbers
+    without an error.
+    """
+    model = read(content)
+    [graph] = model.subgraphs
+    for step in graph.operators:
+        name = WITH_KERNEL.get(_code(model.operatorCodes[step.opcodeIndex]))
+        if name is None:
+            continue
+        kernel = graph.tensors[step.inputs[1]]
+        data = model.buffers[kernel.buffer].data
+        if kernel.type not in (schema.TensorType.FLOAT32, schema.TensorType.FLOAT16) and (
+            data is None or not len(data)
+        ):
+            raise RuntimeError(
+                f"The kernel {kernel.name.decode()} of a {name} is computed, and quantised: its numbers would be "
+                "wrong. Nothing was written."
+            )
+
+
+def computed_tensors(content: bytes) -> dict[int, str]:
+    """The float tensors that the file's operations put out, and its input: index -> name."""
+    [graph] = read(content).subgraphs
+    indices = {*graph.inputs, *(index for step in graph.operators for index in step.outputs)}
+    tensors = {int(index): graph.tensors[index] for index in indices}
+    return {
+        index: tensor.name.decode() for index, tensor in tensors.items() if tensor.type == schema.TensorType.FLOAT32
+    }
+
+
+def _code(row) -> int:
+    return max(row.builtinCode, row.deprecatedBuiltinCode)
+
+
+def _dequantize(model) -> int:
+    """The index of DEQUANTIZE among the file's operations, which it joins if it is not there."""
+    operator = schema.BuiltinOperator.DEQUANTIZE
+    codes = [_code(row) for row in model.operatorCodes]
+    if operator not in codes:
+        row = schema.OperatorCodeT()
+        row.builtinCode = row.deprecatedBuiltinCode = operator
+        row.version = 2
+        model.operatorCodes.append(row)
+        codes.append(operator)
+    return codes.index(operator)

@@ -1,0 +1,85 @@
+"""MediaPipe's ImageClassifier takes the files as they are, and names the class that the model chooses."""
+
+import io
+import zipfile
+
+import numpy as np
+import pytest
+from classifiers import draw_pictures, train_small
+
+from keras_efficientnet import export
+from keras_efficientnet.export.metadata import add_metadata
+
+LABELS = [f"name of class {index}" for index in range(10)]
+FILES = [(quantize, "float32") for quantize in ("none", "float16", "dynamic", "int8")] + [("int8", "uint8")]
+PICTURES = draw_pictures(20, seed=3)[0]
+
+# Prints the index, the score and the name of the best class of each image; in a process of its own, as MediaPipe warns.
+CLASSIFY = """
+import sys
+import mediapipe as mp, numpy as np
+from mediapipe.tasks.python import BaseOptions, vision
+images, *paths = sys.argv[1:]
+for path in paths:
+    options = vision.ImageClassifierOptions(base_options=BaseOptions(model_asset_path=path), max_results=1)
+    with vision.ImageClassifier.create_from_options(options) as classifier:
+        for image in np.load(images):
+            result = classifier.classify(mp.Image(image_format=mp.ImageFormat.SRGB, data=np.ascontiguousarray(image)))
+            [best] = result.classifications[0].categories
+            print("best", path, best.index, best.score, best.category_name, sep="|")
+"""
+
+
+@pytest.fixture(scope="module")
+def network():
+    return train_small("b0")
+
+
+@pytest.fixture(scope="module")
+def folder(network, tmp_path_factory):
+    """With a file of each kind, and one without labels."""
+    folder = tmp_path_factory.mktemp("files")
+    export.to_tflite(network, folder / "unlabelled")
+    for quantize, input_dtype in FILES:
+        options = {"quantize": quantize, "input_dtype": input_dtype, "images": draw_pictures(40)[0], "labels": LABELS}
+        export.to_tflite(network, folder / f"{quantize}-{input_dtype}", **options)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def classified(folder, run_python):
+    """What MediaPipe says of each picture: file name -> (index, score, name)."""
+    paths = sorted(folder.iterdir())
+    np.save(folder / "images.npy", PICTURES.astype("uint8"))
+    rows = [line.split("|") for line in run_python(CLASSIFY, folder / "images.npy", *paths).splitlines()]
+    return {path.name: [row[2:] for row in rows if row[:2] == ["best", str(path)]] for path in paths}
+
+
+@pytest.mark.parametrize(("quantize", "input_dtype"), FILES)
+def test_mediapipe_names_the_class_that_the_model_chooses(network, classified, quantize, input_dtype):
+    probabilities = np.asarray(network(PICTURES, training=False))
+    expected = probabilities.argmax(axis=1)
+    rows = classified[f"{quantize}-{input_dtype}"]
+    assert [int(index) for index, *_ in rows] == expected.tolist()
+    assert [name for *_, name in rows] == [LABELS[index] for index in expected]
+    if quantize == "none":
+        np.testing.assert_allclose([float(score) for _, score, _ in rows], probabilities.max(axis=1), atol=1e-4)
+
+
+def test_mediapipe_takes_a_file_without_labels_and_gives_the_number_of_the_class(network, classified):
+    expected = np.asarray(network(PICTURES, training=False)).argmax(axis=1)
+    assert [int(index) for index, *_ in classified["unlabelled"]] == expected.tolist()
+    assert {name for *_, name in classified["unlabelled"]} <= {"", "None"}
+
+
+def test_labels_are_a_file_in_the_file(folder):
+    with zipfile.ZipFile(folder / "none-float32") as archive:
+        assert archive.read("labels.txt").decode().splitlines() == LABELS
+    assert not zipfile.is_zipfile(folder / "unlabelled")
+
+
+def test_the_same_metadata_are_the_same_bytes(folder):
+    content = (folder / "unlabelled").read_bytes()
+    assert add_metadata(content, "name", LABELS) == add_metadata(content, "name", LABELS)
+    with zipfile.ZipFile(io.BytesIO(add_metadata(content, "name", ["one", "zw\u00f6lf"]))) as archive:
+        assert archive.read("labels.txt").decode("utf-8").splitlines() == ["one", "zw\u00f6lf"]
