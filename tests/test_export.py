@@ -276,10 +276,11 @@ def test_the_example_in_the_help_of_a_script_runs_as_printed(small, tmp_path, sc
     code, lines, errors = run(*shlex.split(example)[1:], cwd=tmp_path)
     assert (code, errors) == (0, [])
     output = example.rpartition("--output=")[2]
-    [line] = lines
-    assert re.fullmatch(rf"{output}: \d\.\d MB; (probabilities|outputs) differ from the model's by up to \d\S*", line)
+    assert lines[0].startswith(f"| file                        | {Path(output).name}, ")
+    assert any(re.match(r"\| agreement with the model    \| 100.00 % +\|", line) for line in lines)
+    assert (tmp_path / f"{output}.report.json").is_file()
     probabilities = LOADERS[script.removeprefix("to_")](tmp_path / output)(random_images(3))
-    np.testing.assert_allclose(probabilities, small(random_images(3)), atol=1e-5)
+    np.testing.assert_allclose(probabilities, small(random_images(3)), atol=1e-4)  # the example for TFLite is float16
 
 
 @pytest.mark.parametrize(

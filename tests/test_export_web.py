@@ -168,8 +168,8 @@ def test_classes_without_names_are_numbered(tmp_path, export_small):
 def test_what_a_run_says_of_its_pictures_gives_the_pixels_of_its_evaluation(tmp_path, options):
     config = make_config(model_dir=str(tmp_path), **options)
     (tmp_path / "config.json").write_text(json.dumps(dataclasses.asdict(config)))
-    found = export.find_resampling(make_small(), tmp_path)
     variant = make_variant(config)
+    found = export.find_resampling(make_small(shape=(variant.resolution, variant.resolution, 3)), tmp_path)
     data = tf.io.encode_png(np.random.default_rng(0).integers(0, 256, (301, 400, 3), dtype="uint8"))
     expected = make_reader(config, variant)(data)
     np.testing.assert_array_equal(image_for_evaluation(data, variant.resolution, **found), expected)
