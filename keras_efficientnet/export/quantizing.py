@@ -7,8 +7,8 @@ Of the recipes that were measured on trained networks (README, "On a phone"), th
 - Squeeze-excite, CondConv's routing, the last convolution and the classifier: kernels of 8 bits too, but what goes
   through them in float32. They are a twentieth of the work. The last maps have a few large values, whose scale leaves
   nothing of the others, and the probabilities of many classes are too small for steps of 1/256.
-- The sum of CondConv's experts, and its batch norm, which no kernel takes up: float32. Each expert is a convolution of
-  its own: kernels must not be computed (see `check_kernels`).
+- The sum of CondConv's experts, and its batch norm, which no kernel takes up: float32. Its kernels must not be computed
+  (see `flatbuffer.check_kernels`): each expert is a convolution.
 - The range of a tensor goes from the mean over the images of the smallest value of each to that of the largest, and
   half a standard deviation further. The extremes over all images make the steps too wide: up to four times the error.
 """
