@@ -132,6 +132,15 @@ def test_main_job_reaches_what_a_nearest_neighbour_reaches(tmp_path):
     assert min(results[name]["agreement"] for name in ("saved_model", "tflite")) >= 0.995
 
 
+@pytest.mark.slow
+def test_condconv_takes_one_call_of_the_device_after_another(tmp_path):
+    """TensorFlow's memory optimiser once left a variable of the first call in the way of the second."""
+    options = {"recipe": "sample", "model_name": "efficientnet-condconv-b0-4e", "train_batch_size": 4}
+    done = run(tmp_path / "run", **options, train_steps=3, iterations_per_loop=1)
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "run/results.json").read_text())["steps"] == 3
+
+
 def test_label_outside_the_classes_is_one_line(tmp_path):
     data = tmp_path / "data"
     shutil.copytree(SAMPLE, data, ignore=shutil.ignore_patterns("labels.txt"))

@@ -29,13 +29,16 @@ def make_steps(strategy: tf.distribute.Strategy, training: Run):
 
     @tf.function
     def take_steps(iterator, count):
-        total = tf.constant(0.0)
+        mean = tf.constant(0.0)
         for _ in tf.range(count):
             for _ in tf.range(parts):
-                total += strategy.reduce("sum", strategy.run(replica_step, args=next(iterator)), axis=None)
+                loss = strategy.reduce("sum", strategy.run(replica_step, args=next(iterator)), axis=None)
+                # divided at once: of this sum and the one in the loss TensorFlow's optimisers may make one, by way of
+                # a temporary variable, which the next call finds there (AlreadyExistsError, for CondConv's B0)
+                mean += loss / tf.cast(count, tf.float32)
             if after_parts:
                 strategy.run(after_parts)
-        return total / tf.cast(count, tf.float32)
+        return mean
 
     return take_steps
 
