@@ -114,13 +114,26 @@ class PerExpert(keras.initializers.Initializer):
 
 
 def _add(tensors):
-    return tf.add_n(tensors) if keras.backend.backend() == "tensorflow" else sum(tensors)  # in one pass over memory
+    """The sum, in one pass over memory where that can be had; when exporting not, as LiteRT is slow at that."""
+    if keras.backend.backend() == "tensorflow" and _folding:
+        return tf.add_n(tensors)
+    return sum(tensors[1:], tensors[0])
 
 
 class _Experts(keras.layers.Layer):
     """What the two convolutions share: their kernels, and the sum over experts of what each puts out."""
 
-    def __init__(self, kernel_size, experts, *, strides=1, padding="same", kernel_initializer="he_normal", **keywords):
+    def __init__(
+        self,
+        kernel_size,
+        experts,
+        *,
+        strides=1,
+        padding="same",
+        use_bias=False,
+        kernel_initializer="he_normal",
+        **keywords,
+    ):
         super().__init__(**keywords)
         for name, value in (("kernel_size", kernel_size), ("experts", experts), ("strides", strides)):
             if not isinstance(value, int) or value < 1:
@@ -128,6 +141,7 @@ class _Experts(keras.layers.Layer):
         if padding not in ("same", "valid"):
             raise ValueError(f"`padding` must be 'same' or 'valid'. Received: padding={padding!r}")
         self.kernel_size, self.experts, self.strides, self.padding = kernel_size, experts, strides, padding
+        self.use_bias = use_bias
         self.kernel_initializer = keras.initializers.get(kernel_initializer)
 
     def build(self, input_shape):
@@ -136,6 +150,13 @@ class _Experts(keras.layers.Layer):
             raise ValueError(f"`routing` must be [batch, {self.experts}], as `experts`. Received: shape={routing}")
         shape = (self.experts, self.kernel_size, self.kernel_size, *self._channels(features[-1]))
         self.kernel = self.add_weight(shape=shape, initializer=PerExpert(self.kernel_initializer), name="kernel")
+        if self.use_bias:
+            filters = self._filters(features[-1])
+            self.bias = self.add_weight(shape=(filters,), initializer="zeros", name="bias")
+
+    def call(self, inputs, training=None):
+        outputs = self._convolve(*inputs, training)
+        return outputs + ops.convert_to_tensor(self.bias) if self.use_bias else outputs
 
     def compute_output_shape(self, input_shape):
         features, _ = input_shape
@@ -164,13 +185,14 @@ class _Experts(keras.layers.Layer):
             "experts": self.experts,
             "strides": self.strides,
             "padding": self.padding,
+            "use_bias": self.use_bias,
             "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
         }
 
 
 @keras.saving.register_keras_serializable(package="keras_efficientnet")
 class CondConv2D(_Experts):
-    """A convolution without bias whose kernel is, for each image, a weighted sum of those of several experts.
+    """A convolution whose kernel is, for each image, a weighted sum of those of several experts.
 
     Takes `[features, routing]`: [batch, height, width, channels] and [batch, experts]. Any batch, also an unknown one.
     A kernel of one pixel is mixed first and applied by a batched product of matrices; larger ones are applied each,
@@ -182,6 +204,7 @@ class CondConv2D(_Experts):
         experts: kernels to mix.
         strides: in pixels, both ways.
         padding: "same" or "valid".
+        use_bias: whether to add a bias for each of the channels put out; it is one for all experts.
         kernel_initializer: of the kernel of one expert.
 
     Raises:
@@ -200,8 +223,7 @@ class CondConv2D(_Experts):
     def _filters(self, inputs):
         return self.filters
 
-    def call(self, inputs):
-        features, routing = inputs
+    def _convolve(self, features, routing, training):
         if self.kernel_size > 1 or self.strides > 1 or not _mixing:
             return self._sum_of_outputs(ops.conv, features, ops.convert_to_tensor(self.kernel), routing)
         channels = features.shape[-1]
@@ -226,7 +248,7 @@ class DepthwiseCondConv2D(_Experts):
     that of the sum: TensorFlow's own is three times slower there.
 
     Args:
-        kernel_size, experts, strides, padding, kernel_initializer: as in `CondConv2D`.
+        kernel_size, experts, strides, padding, use_bias, kernel_initializer: as in `CondConv2D`.
 
     Source: Yang et al. 2019, arxiv.org/abs/1904.04971, section 4.
     """
@@ -237,8 +259,7 @@ class DepthwiseCondConv2D(_Experts):
     def _filters(self, inputs):
         return inputs
 
-    def call(self, inputs, training=None):
-        features, routing = inputs
+    def _convolve(self, features, routing, training):
         kernels = ops.convert_to_tensor(self.kernel)
         if training or not _folding or keras.backend.backend() != "tensorflow":
             return self._sum(features, kernels, routing)

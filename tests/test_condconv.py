@@ -18,6 +18,8 @@ CASES = [
     pytest.param(CondConv2D, {"filters": FILTERS, "kernel_size": 3, "strides": 2, "padding": "valid"}, id="full_valid"),
     pytest.param(DepthwiseCondConv2D, {"kernel_size": 3}, id="depthwise"),
     pytest.param(DepthwiseCondConv2D, {"kernel_size": 5, "strides": 2}, id="depthwise_stride_2"),
+    pytest.param(CondConv2D, {"filters": FILTERS, "kernel_size": 1, "use_bias": True}, id="pointwise_bias"),
+    pytest.param(DepthwiseCondConv2D, {"kernel_size": 3, "use_bias": True}, id="depthwise_bias"),
     pytest.param(DepthwiseCondConv2D, {"kernel_size": 5, "strides": 2, "padding": "valid"}, id="depthwise_valid"),
 ]
 
@@ -32,6 +34,8 @@ def make(kind, arguments):
     keras.utils.set_random_seed(1)
     layer = kind(experts=EXPERTS, **arguments)
     layer.build([(None, 7, 9, CHANNELS), (None, EXPERTS)])
+    if layer.use_bias:
+        layer.bias.assign(np.arange(1.0, 1.0 + layer.bias.shape[0]))
     return layer
 
 
@@ -43,6 +47,8 @@ def loop(layer, features, routing):
         kernel = tf.einsum("e,ehwio->hwio", weights, layer.kernel.value)
         convolve = tf.nn.depthwise_conv2d if isinstance(layer, DepthwiseCondConv2D) else tf.nn.conv2d
         outputs.append(convolve(image[None], kernel, [1, strides, strides, 1], padding))
+        if layer.use_bias:
+            outputs[-1] += layer.bias.value
     return tf.concat(outputs, axis=0)
 
 

@@ -6,7 +6,7 @@ import re
 
 import numpy as np
 import pytest
-from test_export import enliven, make_small, random_images
+from test_export import make_small, random_images
 
 from keras_efficientnet import export
 from keras_efficientnet.export.images import Images
@@ -103,7 +103,7 @@ def test_images_without_right_classes_give_no_accuracy(small, images, tmp_path):
 
 def test_the_report_says_what_was_quantised(tiny, tmp_path):
     """Of the tiny network's parameters most are in kernels, which dynamic range quantisation stores in a byte each."""
-    model = enliven(make_model(tiny, classes=10))
+    model = make_model(tiny, classes=10)
     pixels = random_images(40)
     write = functools.partial(export.to_tflite, model, quantize="dynamic")
     report = measured(write, model, tmp_path / "new", "tflite", Images(pixels, None, "some"), least_agreement=0.5)

@@ -108,6 +108,39 @@ def kernels(path):
             yield name, tensor, 0 if data is None else len(data)
 
 
+def operations(path):
+    """(name, operator) of each, and the file's tensors and buffers."""
+    model = flatbuffer.read(path.read_bytes())
+    [graph] = model.subgraphs
+    names = {number: name for name, number in vars(flatbuffer.schema.BuiltinOperator).items() if name.isupper()}
+    codes = [names[max(row.builtinCode, row.deprecatedBuiltinCode)] for row in model.operatorCodes]
+    return [(codes[step.opcodeIndex], step) for step in graph.operators], graph.tensors, model.buffers
+
+
+@pytest.mark.parametrize("quantize", ["none", "float16", "int8"])
+def test_the_normalisation_goes_through_the_image_a_row_at_a_time(networks, files, quantize):
+    """Three numbers at a time took 6 % of B0's time."""
+    steps, tensors, buffers = operations(files("b0", quantize))
+    constants = [tensors[step.inputs[1]] for name, step in steps if name in ("MUL", "ADD")][:2]
+    assert [[*tensor.shape] for tensor in constants] == [[1, 1, 32, 3]] * 2
+    layer = networks("b0").get_layer("normalization")
+    for tensor, values in zip(constants, (layer.scale, layer.offset), strict=True):
+        stored = np.frombuffer(bytes(bytearray(buffers[tensor.buffer].data)), "float32").reshape(32, 3)
+        np.testing.assert_allclose(stored, [values] * 32, rtol=1e-3 if quantize == "float16" else 1e-6)
+
+
+@pytest.mark.parametrize(("quantize", "each"), [("none", 1), ("float16", 1), ("dynamic", 4), ("int8", 4)])
+def test_condconv_filters_one_image_by_mixed_kernels_but_in_whole_numbers_by_each_expert(
+    networks, files, quantize, each
+):
+    names = [name for name, _ in operations(files("condconv", quantize))[0]]
+    filters = [layer for layer in networks("condconv").layers if "Depthwise" in type(layer).__name__]
+    mixtures = [layer for layer in filters if isinstance(layer, DepthwiseCondConv2D)]
+    assert mixtures
+    assert names.count("DEPTHWISE_CONV_2D") == len(filters) - len(mixtures) + each * len(mixtures)
+    assert "ADD_N" not in names  # LiteRT's fast kernels have none
+
+
 @pytest.mark.parametrize("kind", ["b0", "condconv"])
 @pytest.mark.parametrize("quantize", ["dynamic", "int8"])
 def test_kernels_are_stored_and_of_8_bits_with_a_scale_for_each_channel(networks, files, kind, quantize):
@@ -138,9 +171,13 @@ def test_a_file_with_a_dynamic_batch_takes_any_number_of_images(networks, files,
         assert share_elsewhere(classify(PICTURES[:count]), one_by_one(PICTURES[:count])) < 0.02
 
 
-def test_weights_are_in_the_flatbuffer(files):
-    """ai-edge-quantizer writes them behind it, where other programs that rewrite a file lose them."""
-    model = flatbuffer.schema.ModelT.InitFromPackedBuf(files("b0", "int8").read_bytes(), 0)
+def test_weights_are_in_the_flatbuffer(tmp_path):
+    """ai-edge-quantizer writes those of 256 kB and more behind it, where programs that rewrite a file lose them."""
+    wide = make_small(layer=keras.layers.Dense(40_000))
+    export.to_tflite(wide, tmp_path / "wide.tflite", quantize="int8", images=random_images(4))
+    content = (tmp_path / "wide.tflite").read_bytes()
+    assert len(content) > 700_000
+    model = flatbuffer.schema.ModelT.InitFromPackedBuf(content, 0)
     assert not [buffer for buffer in model.buffers if buffer.offset > 1]
 
 
@@ -188,9 +225,9 @@ def test_int8_without_its_package_says_what_to_install(tmp_path, monkeypatch):
 
 
 def test_a_quantised_file_that_gives_other_probabilities_is_not_left(networks, tmp_path, monkeypatch):
-    convert = export.tflite._convert
+    convert = export.tflite.convert
     other = keras.models.clone_model(networks("b0"))
-    monkeypatch.setattr(export.tflite, "_convert", lambda model, *others: convert(other, *others))
+    monkeypatch.setattr(export.tflite, "convert", lambda model, *others: convert(other, *others))
     with pytest.raises(RuntimeError, match="of the probability to other classes"):
         export.to_tflite(networks("b0"), tmp_path / "new", quantize="float16", images=PICTURES)
     assert not [*tmp_path.iterdir()]

@@ -3,6 +3,7 @@
 from keras_efficientnet.export.comparing import Classifier
 from keras_efficientnet.export.exporting import export_file
 from keras_efficientnet.export.files import Rejected, check_target, count_bytes, is_saved_model, replacing
+from keras_efficientnet.export.folding import fold_batch_norms
 from keras_efficientnet.export.images import Images, load_images
 from keras_efficientnet.export.interchange import load_onnx, load_openvino, to_onnx, to_openvino
 from keras_efficientnet.export.models import load_model
@@ -24,6 +25,7 @@ __all__ = [
     "find_labels",
     "find_reader",
     "find_resampling",
+    "fold_batch_norms",
     "is_saved_model",
     "load_images",
     "load_model",

@@ -15,10 +15,11 @@ import tensorflow as tf
 
 from keras_efficientnet.export.comparing import random_images
 from keras_efficientnet.export.files import is_saved_model
+from keras_efficientnet.export.folding import fold_batch_norms
 from keras_efficientnet.export.interchange import is_openvino, to_onnx, to_openvino
 from keras_efficientnet.export.models import quietly
 from keras_efficientnet.export.saved_model import to_saved_model
-from keras_efficientnet.export.tflite import to_tflite
+from keras_efficientnet.export.tflite import convert, to_tflite
 from keras_efficientnet.export.timing import Candidate
 
 
@@ -26,19 +27,43 @@ class Format(NamedTuple):
     file: str  # its name
     runtime: str  # a key of `runtimes.OPENERS`
     export: Callable[[keras.Model, Path], Any]  # writes it, of a network of this package
-    convert: Callable[[keras.Model, Path], Any] | None  # and of any other, as its user would; None: not compared
+    convert: Callable[[keras.Model, Path], Any]  # and of any other, as its user would
 
 
 def _save(model, path):
     model.save(path)
 
 
+def _save_folded(model, path):
+    fold_batch_norms(model).save(path)
+
+
 def _to_plain_saved_model(model, path):
     model.export(path, verbose=False)
 
 
-def _to_plain_tflite(model, path):
-    path.write_bytes(tf.lite.TFLiteConverter.from_keras_model(model).convert())
+def _to_plain_tflite(model, path, quantize="none"):
+    converter = tf.lite.TFLiteConverter.from_keras_model(model)
+    if quantize != "none":
+        converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    if quantize == "float16":
+        converter.target_spec.supported_types = [tf.float16]
+    if quantize == "int8":
+        converter.representative_dataset = lambda: ([image[np.newaxis]] for image in _images(model))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that TensorFlow's own interpreter will go, which finds the ranges
+        path.write_bytes(converter.convert())
+
+
+def _images(model):
+    return random_images(*model.input_shape[1:])
+
+
+def _quantized(quantize) -> Format:
+    def export(model, path):  # and does not compare: a network of random weights magnifies every rounding
+        path.write_bytes(convert(model, quantize, _images(model)))
+
+    return Format(f"{quantize}.tflite", "tflite", export, functools.partial(_to_plain_tflite, quantize=quantize))
 
 
 def _to_plain_onnx(model, path):
@@ -61,13 +86,18 @@ def _to_plain_openvino(model, path):
     openvino.save_model(openvino.Core().read_model(graph), path / "model.xml", compress_to_fp16=False)
 
 
+_to_onnx = functools.partial(to_onnx, dynamic_batch=False)  # one image is what is timed
+_to_openvino = functools.partial(to_openvino, dynamic_batch=False)
+
 FORMATS = {
     "keras": Format("model.keras", "keras", _save, _save),
+    "keras-folded": Format("folded.keras", "keras", _save_folded, _save_folded),
     "saved_model": Format("saved_model", "saved_model", to_saved_model, _to_plain_saved_model),
     "tflite": Format("float32.tflite", "tflite", to_tflite, _to_plain_tflite),
-    "onnx": Format("model.onnx", "onnx", to_onnx, _to_plain_onnx),
-    "openvino": Format("openvino", "openvino", to_openvino, _to_plain_openvino),
-    "openvino-f32": Format("openvino", "openvino-f32", to_openvino, _to_plain_openvino),
+    **{f"tflite-{quantize}": _quantized(quantize) for quantize in ("float16", "dynamic", "int8")},
+    "onnx": Format("model.onnx", "onnx", _to_onnx, _to_plain_onnx),
+    "openvino": Format("openvino", "openvino", _to_openvino, _to_plain_openvino),
+    "openvino-f32": Format("openvino", "openvino-f32", _to_openvino, _to_plain_openvino),
 }
 ENDINGS = {".keras": ["keras"], ".tflite": ["tflite"], ".onnx": ["onnx"], ".xml": ["openvino", "openvino-f32"]}
 
@@ -104,11 +134,11 @@ def write_candidates(
         file, runtime, export, convert = FORMATS[key]
         path = folder / name / file
         write = convert if plainly else export
-        if write and not path.exists():
+        if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
             with quietly(), contextlib.redirect_stdout(io.StringIO()):  # Keras and the converters tell of each variable
                 write(models[name], path)
-        candidates += [Candidate(name, key, runtime, os.fspath(path), count) for count in threads if write]
+        candidates += [Candidate(name, key, runtime, os.fspath(path), count) for count in threads]
     return candidates
 
 
@@ -157,7 +187,7 @@ def fit_statistics(model: keras.Model) -> keras.Model:
     momenta = [layer.momentum for layer in norms]
     for layer in norms:
         layer.momentum = 0.0
-    model(random_images(*model.input_shape[1:]), training=True)
+    model(_images(model), training=True)
     for layer, momentum in zip(norms, momenta, strict=True):
         layer.momentum = momentum
     return model

@@ -3,7 +3,6 @@
 import functools
 import os
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,8 +12,8 @@ from keras_efficientnet.export.files import check_target
 from keras_efficientnet.export.images import Images, load_images
 from keras_efficientnet.export.interchange import to_onnx, to_openvino
 from keras_efficientnet.export.models import load_model
-from keras_efficientnet.export.reporting import RUNTIMES, Report, measured
-from keras_efficientnet.export.runs import find_labels, find_reader, read_labels, run_folder
+from keras_efficientnet.export.reporting import LEAST_AGREEMENT, RUNTIMES, Report, measured
+from keras_efficientnet.export.runs import find_labels, find_reader, find_run, read_labels
 from keras_efficientnet.export.saved_model import make_features, to_saved_model
 from keras_efficientnet.export.tflite import CALIBRATED, to_tflite
 
@@ -25,7 +24,7 @@ WRITERS: dict[str, Callable[..., Any]] = {
     "openvino": to_openvino,
 }
 CALIBRATION_IMAGES = 200
-LEAST_AGREEMENT = {"int8": 0.97, "int16x8": 0.97}  # else 0.99
+LEAST_OF_INTEGERS = 0.97  # agreement of a file that computes in whole numbers
 
 
 def export_file(
@@ -69,17 +68,17 @@ def export_file(
     pictures = _find_images(model, source, images, image_count)
     if options.get("input_dtype") == "uint8":  # what evaluation's cubic resizing overshoots is not in such a file
         pictures = pictures._replace(pixels=np.rint(pictures.pixels).clip(0, 255))
-    least = LEAST_AGREEMENT.get(quantize, 0.99) if least_agreement is None else least_agreement
+    if least_agreement is None:
+        least_agreement = LEAST_OF_INTEGERS if quantize in CALIBRATED else LEAST_AGREEMENT
     outputs, names = model, read_labels(labels) if labels else find_labels(source)
     if options.get("feature_vector"):  # of which the largest stands for a choice
         outputs, names, pictures = make_features(model), None, pictures._replace(labels=None)
     write = functools.partial(WRITERS[kind], model, labels=names, **options)
-    return measured(write, outputs, output, kind, pictures, least_agreement=least, overwrite=overwrite)
+    return measured(write, outputs, output, kind, pictures, least_agreement=least_agreement, overwrite=overwrite)
 
 
 def _find_images(model, source, images, count) -> Images:
-    folder = run_folder(source)
-    if images or (folder and (Path(folder) / "config.json").is_file()):
+    if images or find_run(source):
         return load_images(model, source, images, count=count)
     _, height, width, channels = model.input_shape
     pixels = random_images(height or FREE_SIZE, width or FREE_SIZE, channels)

@@ -12,6 +12,10 @@ WITH_KERNEL = {
     schema.BuiltinOperator.DEPTHWISE_CONV_2D: "DEPTHWISE_CONV_2D",
     schema.BuiltinOperator.FULLY_CONNECTED: "FULLY_CONNECTED",
 }
+ELEMENTWISE = (schema.BuiltinOperator.ADD, schema.BuiltinOperator.MUL, schema.BuiltinOperator.SUB)
+DEQUANTIZING = (schema.BuiltinOperator.DEQUANTIZE,)
+FLOATS = {schema.TensorType.FLOAT32: "float32", schema.TensorType.FLOAT16: "float16"}
+SHORT = 16  # numbers, fewer than a processor takes at a time
 
 
 def read(content: bytes) -> Any:
@@ -54,6 +58,31 @@ def take_bytes(content: bytes) -> bytes:
     return write(model)
 
 
+def widen_constants(content: bytes) -> bytes:
+    """The same file with constants for each channel of an image, as of the normalisation, repeated for a row of pixels.
+
+    LiteRT goes through an image in runs of the constant's length: three numbers at a time took 6 % of B0's time.
+    """
+    model = read(content)
+    [graph] = model.subgraphs
+    stored = {int(step.outputs[0]): step.inputs[0] for step in graph.operators if _is(model, step, DEQUANTIZING)}
+    for step in graph.operators:
+        if not _is(model, step, ELEMENTWISE):
+            continue
+        image, constant = (graph.tensors[index] for index in step.inputs)
+        values = _constant(model, graph.tensors[stored.get(int(step.inputs[1]), step.inputs[1])])
+        if values is None or len(image.shape) != 4 or values.shape != (image.shape[-1],) or len(values) >= SHORT:
+            continue
+        row, buffer = schema.TensorT(), schema.BufferT()
+        row.name, row.type, row.buffer = constant.name + b"_row", schema.TensorType.FLOAT32, len(model.buffers)
+        row.shape = [1, 1, int(image.shape[2]), len(values)]
+        buffer.data = np.frombuffer(np.tile(values, row.shape[2]).astype("float32").tobytes(), np.uint8)
+        model.buffers.append(buffer)
+        graph.tensors.append(row)
+        step.inputs = [step.inputs[0], len(graph.tensors) - 1]
+    return write(model)
+
+
 def check_kernels(content: bytes) -> None:
     """Raises a RuntimeError if a kernel that is computed, as CondConv's can be, is held in whole numbers.
 
@@ -85,6 +114,18 @@ def computed_tensors(content: bytes) -> dict[int, str]:
     return {
         index: tensor.name.decode() for index, tensor in tensors.items() if tensor.type == schema.TensorType.FLOAT32
     }
+
+
+def _is(model, step, operators) -> bool:
+    return _code(model.operatorCodes[step.opcodeIndex]) in operators
+
+
+def _constant(model, tensor) -> np.ndarray | None:
+    """The numbers of a tensor that is a constant of floats."""
+    data, dtype = model.buffers[tensor.buffer].data, FLOATS.get(tensor.type)
+    if data is None or not len(data) or dtype is None:
+        return None
+    return np.frombuffer(bytes(bytearray(data)), dtype).reshape(tensor.shape)
 
 
 def _code(row) -> int:

@@ -16,7 +16,8 @@ import tensorflow as tf
 from keras_efficientnet import runtimes
 from keras_efficientnet.export.comparing import Classifier, compare
 from keras_efficientnet.export.files import replacing
-from keras_efficientnet.export.models import check_labels, check_model, hold, quietly
+from keras_efficientnet.export.folding import fold_batch_norms
+from keras_efficientnet.export.models import check_labels, check_model, check_precision, hold, quietly
 from keras_efficientnet.layers import summed_experts
 
 OPSET = 17  # of ONNX's operations: the first runtime to know it, ONNX Runtime 1.12, is of 2022
@@ -136,11 +137,7 @@ def is_openvino(path: Path) -> bool:
 def _check(model, labels, what):
     check_model(model)
     check_labels(model, labels)
-    if any(layer.compute_dtype in ("float16", "bfloat16") for layer in model.layers):
-        raise ValueError(
-            f"{what} computes in float32, {model.name} in mixed precision: build it under "
-            'keras.config.set_dtype_policy("float32") and give it the same weights.'
-        )
+    check_precision(model, what)
 
 
 def _need(name: str) -> ModuleType:
@@ -158,18 +155,19 @@ def _serve(model, dynamic_batch):
 
 @summed_experts()
 def _convert(tf2onnx, model, dynamic_batch):
-    serve, spec = _serve(model, dynamic_batch)
+    serve, spec = _serve(fold_batch_norms(model), dynamic_batch)
     with _silenced("tensorflow", "tf2onnx"):  # of what it itself calls that is deprecated
         proto, _ = tf2onnx.convert.from_function(serve, [spec], opset=OPSET)
     return proto
 
 
-@summed_experts()
 def _save_graph(model, path, dynamic_batch):
+    model = fold_batch_norms(model)
     holder = hold(model)
     holder.serve, _ = _serve(model, dynamic_batch)
     try:
-        tf.saved_model.save(holder, os.fspath(path), signatures={"serving_default": holder.serve})
+        with summed_experts() if dynamic_batch else contextlib.nullcontext():
+            tf.saved_model.save(holder, os.fspath(path), signatures={"serving_default": holder.serve})
     except tf.errors.OpError as error:  # a full disk, for example
         raise OSError(f"TensorFlow could not write the network's graph: {error.message}") from error
 

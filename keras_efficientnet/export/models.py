@@ -58,6 +58,15 @@ def check_built(model: keras.Model) -> None:
         raise ValueError(f"{model.name} has no inputs yet. Begin it with a keras.Input, or call it on an image first.")
 
 
+def check_precision(model: keras.Model, what: str) -> None:
+    """Raises a ValueError if the model computes in mixed precision. `what` is to be written, in words."""
+    if any(layer.compute_dtype in ("float16", "bfloat16") for layer in model.layers):
+        raise ValueError(
+            f"{what} computes in float32, {model.name} in mixed precision: build it under "
+            'keras.config.set_dtype_policy("float32") and give it the same weights.'
+        )
+
+
 def check_labels(model: keras.Model, labels: Sequence[str] | None) -> None:
     """Raises a ValueError unless there are no labels, or one line of text for each class."""
     if labels is None:

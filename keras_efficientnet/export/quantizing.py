@@ -4,11 +4,11 @@ Of the recipes that were measured on trained networks (README, "On a phone"), th
 
 - Convolutions and what lies between them: whole numbers of 8 bits, each channel of a kernel with a scale of its own.
 - The normalisation: float32, so that pixels a little beyond 0 to 255, which cubic resizing makes, are not cut off.
-- Squeeze-excite, CondConv's routing, the last convolution and the classifier: kernels of 8 bits too, but what goes
-  through them in float32. They are a twentieth of the work. The last maps have a few large values, whose scale leaves
-  nothing of the others, and the probabilities of many classes are too small for steps of 1/256.
-- The sum of CondConv's experts, and its batch norm, which no kernel takes up: float32. Its kernels must not be computed
-  (see `flatbuffer.check_kernels`): each expert is a convolution.
+- Squeeze-excite's two layers, CondConv's routing, the last convolution and the classifier: kernels of 8 bits too, but
+  what goes through them in float32. They are a twentieth of the work. The last maps have a few large values, whose
+  scale leaves nothing of the others, and the probabilities of many classes are too small for steps of 1/256.
+- The sum of CondConv's experts, and its bias: float32. Its kernels must not be computed (see
+  `flatbuffer.check_kernels`): each expert is a convolution.
 - The range of a tensor goes from the mean over the images of the smallest value of each to that of the largest, and
   half a standard deviation further. The extremes over all images make the steps too wide: up to four times the error.
 """
@@ -27,8 +27,8 @@ from keras_efficientnet.export import flatbuffer
 THREADS = 2
 MARGIN = 0.5  # of a range, in standard deviations over the images
 ENTRANCE = re.compile(r".*/normalization(_\d+)?/")  # names of tensors have those of layers in them
-FLOATING = r".*/(normalization|\w+_se_(squeeze|reduce|expand)|\w+_routing|top_|avg_pool|predictions).*"
-MIXED = r".*_((dwconv|conv)(_\d+)?/(add|mul|AddN)|bn(_\d+)?/FusedBatchNorm).*"  # CondConv's sum and normalisation
+FLOATING = r".*/(normalization|\w+_se_(reduce|expand)|\w+_routing|top_|avg_pool|predictions).*"
+MIXED = r".*_(dwconv|conv)(_\d+)?/(add|mul).*"  # CondConv's sum of experts and its bias
 
 
 def to_int8(content: bytes, images: np.ndarray) -> bytes:

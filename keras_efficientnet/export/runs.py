@@ -33,7 +33,7 @@ def read_labels(path: str | os.PathLike[str]) -> list[str]:
 
 def find_labels(path: str | os.PathLike[str]) -> list[str] | None:
     """The names in the `labels.txt` of a run, None where it has none; `path` is of its folder or its `model.keras`."""
-    folder = run_folder(path)
+    folder = _folder_of(path)
     return read_labels(folder / "labels.txt") if folder and (folder / "labels.txt").is_file() else None
 
 
@@ -64,8 +64,7 @@ def find_resampling(model: keras.Model, path: str | os.PathLike[str] | None = No
 
     Arguments and errors as in `find_reader`.
     """
-    folder = run_folder(path)
-    if folder and (folder / "config.json").is_file():
+    if folder := find_run(path):
         config = make_config(mode="eval", model_dir=os.fspath(folder))
         names = [config.model_name]
     else:
@@ -75,8 +74,13 @@ def find_resampling(model: keras.Model, path: str | os.PathLike[str] | None = No
     return resampling(config, variant._replace(resolution=model.inputs[0].shape[1] or variant.resolution))
 
 
-def run_folder(path: str | os.PathLike[str] | None) -> Path | None:
-    """The folder of a run, if `path` can be of one or of its `model.keras`."""
+def find_run(path: str | os.PathLike[str] | None) -> Path | None:
+    """The folder of a run, if `path` is of one or of its `model.keras`; None if no options of a run are there."""
+    folder = _folder_of(path)
+    return folder if folder and (folder / "config.json").is_file() else None
+
+
+def _folder_of(path) -> Path | None:
     if path is None or Path(path).is_dir():
         return Path(path) if path else None
     return Path(path).parent if Path(path).name == "model.keras" else None

@@ -1,9 +1,11 @@
 """A model -> a TFLite file, for phones and browsers; and back, to call it."""
 
+import contextlib
 import os
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -13,8 +15,9 @@ from ai_edge_litert.interpreter import Interpreter
 from keras_efficientnet.export import flatbuffer
 from keras_efficientnet.export.comparing import Classifier, compare, compare_roughly
 from keras_efficientnet.export.files import replacing
+from keras_efficientnet.export.folding import fold_batch_norms
 from keras_efficientnet.export.metadata import add_metadata
-from keras_efficientnet.export.models import check_labels, check_model, hold, quietly
+from keras_efficientnet.export.models import check_labels, check_model, check_precision, hold, quietly
 from keras_efficientnet.export.quantizing import to_int8
 from keras_efficientnet.layers import summed_experts
 
@@ -65,7 +68,7 @@ def to_tflite(
     """
     images = _check(model, quantize, images, input_dtype, labels)
     with replacing(path, overwrite, is_ours=Path.is_file) as new, quietly():
-        content = _convert(model, quantize, images, None if dynamic_batch else 1)
+        content = convert(model, quantize, images, None if dynamic_batch else 1)
         content = flatbuffer.take_bytes(content) if input_dtype == "uint8" else content
         new.write_bytes(add_metadata(content, model.name, labels))
         _check_interface(new, input_dtype)
@@ -134,11 +137,7 @@ def _check_model(model):
             f"A TFLite file takes images of one size. {model.name} takes {model.input_shape[1:]}: "
             "build it with a fixed `input_shape`, (224, 224, 3) for example."
         )
-    if any(layer.compute_dtype in ("float16", "bfloat16") for layer in model.layers):
-        raise ValueError(
-            f"A TFLite file computes in float32, {model.name} in mixed precision: build it under "
-            'keras.config.set_dtype_policy("float32") and give it the same weights.'
-        )
+    check_precision(model, "A TFLite file")
 
 
 def _check_images(model, images, quantize, input_dtype) -> np.ndarray | None:
@@ -172,9 +171,12 @@ def _check_interface(path, input_dtype):
         )
 
 
-def _convert(model, quantize, images, batch_size) -> bytes:
-    with summed_experts(pointwise=quantize not in ("none", "float16")):
-        converter = _make_converter(model, batch_size)
+def convert(model: keras.Model, quantize: str, images: Any = None, batch_size: int | None = 1) -> bytes:
+    """The file's content, not yet compared with the model, without metadata; arguments as `to_tflite` checks them."""
+    computed_kernels = quantize in ("none", "float16")  # may be
+    mixing = computed_kernels and batch_size == 1
+    with contextlib.nullcontext() if mixing else summed_experts(pointwise=not computed_kernels):
+        converter = _make_converter(fold_batch_norms(model), batch_size)
         if quantize not in ("none", "int8"):
             converter.optimizations = [tf.lite.Optimize.DEFAULT]
         if quantize == "float16":
@@ -186,7 +188,7 @@ def _convert(model, quantize, images, batch_size) -> bytes:
             ]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # TensorFlow's, that its own interpreter will go, which finds the ranges
-            content = converter.convert()
+            content = flatbuffer.widen_constants(converter.convert())
     return to_int8(content, images) if quantize == "int8" else content
 
 

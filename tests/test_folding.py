@@ -1,0 +1,116 @@
+"""Batch norms that convolutions have taken up: the numbers are those of the model that still has them."""
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+from reference import fill
+from test_export import random_images
+
+from keras_efficientnet import models
+from keras_efficientnet.architectures import VARIANTS
+from keras_efficientnet.export import fold_batch_norms
+
+KINDS = (
+    "efficientnet-b0",
+    "efficientnet-condconv-b0-4e",
+    "efficientnet-b1-pruned",
+    "efficientnet-lite0",
+    "efficientnet-edgetpu-S",
+)
+
+
+def norms(model):
+    return [layer.name for layer in model.layers if isinstance(layer, layers.BatchNormalization)]
+
+
+def unsettle(model):
+    """Weights and statistics of every kind of norm far from those it begins with; the model."""
+    rng = np.random.default_rng(1)
+    for layer in model.layers:
+        if isinstance(layer, layers.BatchNormalization):
+            layer.set_weights([rng.uniform(0.5, 2.0, weight.shape) for weight in layer.get_weights()])
+    return model
+
+
+def assert_same(model, folded, images, tolerance=1e-5):
+    expected = np.asarray(model(images, training=False))
+    assert np.ptp(expected) > 1e-3  # the images tell something
+    np.testing.assert_allclose(
+        folded(images, training=False), expected, rtol=0, atol=tolerance * np.abs(expected).max()
+    )
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_a_network_without_its_batch_norms_gives_the_same_logits(name):
+    model = models.make_model(VARIANTS[name]._replace(resolution=64), classes=10, classifier_activation=None)
+    fill(model)
+    before = [weight.copy() for weight in model.get_weights()]
+    folded = fold_batch_norms(model)
+    assert_same(model, folded, random_images(2, height=64, width=64))
+    assert norms(model) and not norms(folded)
+    assert [layer.name for layer in folded.layers] == [
+        layer.name for layer in model.layers if layer.name not in norms(model)
+    ]
+    assert folded.name == model.name
+    for now, then in zip(model.get_weights(), before, strict=True):  # the model stays as it is
+        np.testing.assert_array_equal(now, then)
+
+
+@pytest.mark.parametrize(
+    ("convolution", "norm"),
+    [
+        (layers.Conv2D(5, 3, use_bias=False), layers.BatchNormalization()),
+        (
+            layers.Conv2D(5, 3, strides=2, padding="same", bias_initializer="ones"),
+            layers.BatchNormalization(scale=False),
+        ),
+        (layers.DepthwiseConv2D(3, depth_multiplier=2), layers.BatchNormalization(center=False, epsilon=0.1)),
+    ],
+    ids=["conv", "bias_no_scale", "depthwise_no_center"],
+)
+@pytest.mark.parametrize("kind", ["functional", "sequential", "inside"])
+def test_networks_of_other_kinds(convolution, norm, kind):
+    both = [type(each).from_config(each.get_config()) for each in (convolution, norm)]
+    model = unsettle(keras.Sequential([keras.Input((8, 8, 3)), *both, layers.ReLU(), layers.GlobalMaxPooling2D()]))
+    if kind == "functional":
+        model = keras.Model(model.inputs[0], model.outputs[0])
+    if kind == "inside":
+        image = keras.Input((8, 8, 3))
+        model = keras.Model(image, layers.Dense(3)(model(image)))
+    model.compile("sgd", "mse")
+    folded = fold_batch_norms(model)
+    assert_same(model, folded, np.random.default_rng(0).normal(size=(4, 8, 8, 3)).astype("float32"))
+    inner = folded.layers[1] if kind == "inside" else folded
+    assert not norms(inner)
+
+
+def test_what_others_see_before_the_norm_stays():
+    image = keras.Input((8, 8, 3))
+    twice = layers.Conv2D(4, 3, name="twice")(image)
+    shared = layers.BatchNormalization(name="shared")
+    seen = layers.Conv2D(4, 3, name="seen")(image)
+    bent = layers.Conv2D(4, 3, activation="relu", name="bent")(image)
+    rest = [layers.BatchNormalization(name="of_twice")(twice), twice, shared(layers.Conv2D(4, 3)(image))]
+    rest += [shared(layers.Conv2D(4, 3)(image)), layers.BatchNormalization(name="of_seen")(seen)]
+    rest += [layers.BatchNormalization(name="of_bent")(bent)]
+    model = unsettle(keras.Model(image, [layers.Add()(rest), seen]))
+    folded = fold_batch_norms(model)
+    assert sorted(norms(folded)) == ["of_bent", "of_seen", "of_twice", "shared"]
+    images = np.random.default_rng(0).normal(size=(2, 8, 8, 3)).astype("float32")
+    for found, expected in zip(folded(images), model(images), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_folded_network_can_be_saved(tmp_path):
+    variant = VARIANTS["efficientnet-condconv-b0-4e"]._replace(width=0.25, depth=0.25, resolution=32)
+    model = models.make_model(variant, classes=10, classifier_activation=None)
+    fill(model)
+    folded = fold_batch_norms(model)
+    folded.save(tmp_path / "folded.keras")
+    assert_same(model, keras.saving.load_model(tmp_path / "folded.keras"), random_images(2))
+
+
+def test_a_model_that_knows_no_images_is_refused():
+    with pytest.raises(ValueError, match="has no inputs yet"):
+        fold_batch_norms(keras.Sequential([layers.Conv2D(4, 3), layers.BatchNormalization()]))
