@@ -4,7 +4,7 @@ Batch 1, the mean of 20 calls, and the median and quartiles; each file in a proc
 
 Examples; the first compares with the plain conversion of the network in keras.applications, the second is the paper's:
   python export/benchmark.py --models=efficientnet-b0 --peers=EfficientNetB0 --baseline=EfficientNetB0
-  python export/benchmark.py --models=efficientnet-b1 --peers=ResNet152 --formats=keras,tflite --threads=1
+  python export/benchmark.py --models=efficientnet-b1 --peers=ResNet152 --formats=keras,keras-folded,tflite --threads=1
   python export/benchmark.py --files=b0.tflite,b0.onnx --output=latency
 """
 
@@ -66,7 +66,8 @@ def report(timings: list, machine: dict) -> None:
 
     baseline = FLAGS.baseline or timings[0].model
     rows = latencies.rows(timings, timing.ratios(timings, *baseline.split(":")), baseline)
-    print("\n".join(latencies.format_table(rows)))
+    beside = latencies.side_by_side(rows)
+    print("\n".join([*latencies.format_table(rows), *(["", *beside, ""] if beside else [])]))
     print(", ".join(f"{name}: {value}" for name, value in machine.items() if name != "packages"))
     if FLAGS.output:
         latencies.write_results(Path(FLAGS.output), rows, timings, machine)

@@ -190,6 +190,19 @@ def test_a_table_is_written_and_drawn(tmp_path):
         latencies.draw(rows[2:])
 
 
+def test_formats_stand_side_by_side_and_the_fastest_is_marked():
+    def row(model, name, threads, ms):
+        return {"model": model, "format": name, "threads": threads, "median_ms": ms}
+
+    rows = [row("a", "onnx", 1, 3.0), row("a", "tflite", 1, 2.0), row("a", "tflite", 2, 1.5), row("b", "onnx", 1, 9.0)]
+    assert [line.split() for line in latencies.side_by_side(rows)] == [
+        ["median", "ms", "a,", "1", "thread", "a,", "2", "threads", "b,", "1", "thread"],
+        ["onnx", "3.00", "-", "9.00*"],
+        ["tflite", "2.00*", "1.50*", "-"],
+    ]
+    assert latencies.side_by_side(rows[2:]) == []
+
+
 def run_script(*arguments, cwd):
     """As `run`, without the progress bar."""
     code, lines, errors = run(*arguments, cwd=cwd)

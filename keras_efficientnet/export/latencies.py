@@ -44,13 +44,25 @@ def rows(timings: Sequence[Timing], compared: Mapping[Timing, float], baseline: 
 
 def format_table(found: Sequence[Mapping[str, Any]]) -> list[str]:
     """Rows as lines of text, in columns."""
-    texts = [[*found[0]], *([_format(value) for value in row.values()] for row in found)]
-    widths = [max(len(text) for text in column) for column in zip(*texts, strict=True)]
-    aligned = [
-        [text.ljust(width) if place < 2 else text.rjust(width) for place, (text, width) in enumerate(line)]
-        for line in (zip(row, widths, strict=True) for row in texts)
-    ]
-    return ["  ".join(line).rstrip() for line in aligned]
+    return _align([[*found[0]], *([_format(value) for value in row.values()] for row in found)], left=2)
+
+
+def side_by_side(found: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Medians as lines of text: formats below each other, networks and threads beside; * marks the fastest format.
+
+    No line where no network is in two formats.
+    """
+    medians = {(row["format"], row["model"], row["threads"]): row["median_ms"] for row in found}
+    columns = [*dict.fromkeys((model, threads) for _, model, threads in medians)]
+    if len(columns) == len(medians):
+        return []
+    fastest = {column: min(ms for key, ms in medians.items() if key[1:] == column) for column in columns}
+    heads = ["median ms", *(f"{model}, {threads} thread{'s' * (threads > 1)}" for model, threads in columns)]
+    lines = [heads]
+    for name in dict.fromkeys(name for name, *_ in medians):
+        cells = [(medians.get((name, *column)), fastest[column]) for column in columns]
+        lines.append([name, *(_format(ms) + ("*" if ms == least else " ") for ms, least in cells)])
+    return _align(lines, left=1)
 
 
 def describe_machine() -> dict[str, Any]:
@@ -113,6 +125,18 @@ def draw(found: Sequence[Mapping[str, Any]]) -> "Figure":
     axes.grid(alpha=0.3)
     figure.legend(loc="outside right upper", fontsize="small")
     return figure
+
+
+def _align(lines, left) -> list[str]:
+    """Lines of text as columns, the first ones flush left and the others, numbers, flush right."""
+    widths = [max(len(text) for text in column) for column in zip(*lines, strict=True)]
+    return [
+        "  ".join(
+            text.ljust(width) if place < left else text.rjust(width)
+            for place, (text, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in lines
+    ]
 
 
 def _format(value):
