@@ -48,6 +48,8 @@ def find(folder: Path) -> list:
     ours = {name: functools.partial(create_model, name) for name in FLAGS.models}
     if unknown := [name for name in ours if not list_models(name)]:
         raise ValueError(f"Unknown models: {', '.join(unknown)}. Choose from: {', '.join(list_models())}")
+    if FLAGS.baseline and FLAGS.baseline.split(":")[0] not in (*FLAGS.models, *FLAGS.peers, *FLAGS.files):
+        raise ValueError(f"--baseline={FLAGS.baseline} is none of --models, --peers and --files.")
     peers = {name: candidates.find_peer(name) for name in FLAGS.peers}
     found = candidates.find_candidates(FLAGS.files, threads)
     for builders, plainly in ((ours, False), (peers, True)):
@@ -64,7 +66,8 @@ def report(timings: list, machine: dict) -> None:
     from keras_efficientnet.export import latencies, timing
     from keras_efficientnet.history import save_figure
 
-    baseline = FLAGS.baseline or timings[0].model
+    first = timings[0]  # files are compared with the first, whatever its format
+    baseline = FLAGS.baseline or (f"{first.model}:{first.format}" if first.model in FLAGS.files else first.model)
     rows = latencies.rows(timings, timing.ratios(timings, *baseline.split(":")), baseline)
     beside = latencies.side_by_side(rows)
     print("\n".join([*latencies.format_table(rows), *(["", *beside, ""] if beside else [])]))

@@ -33,12 +33,12 @@ def main(arguments: list[str]) -> None:
         sys.exit(f"to_onnx.py: {arguments[1]!r} is no flag. Each option is --name=value; --help lists them.")
     if FLAGS.format not in FORMATS:
         sys.exit(f"to_onnx.py: Unknown format {FLAGS.format!r}. Choose one of: {', '.join(FORMATS)}")
-    import keras  # noqa: F401  first: keras_efficientnet then registers its layers
-
-    from keras_efficientnet import export
-
     options = {name: FLAGS[name].value for name in OPTIONS}
     try:
+        import keras  # noqa: F401  first: keras_efficientnet then registers its layers
+
+        from keras_efficientnet import export
+
         report = export.export_file(FLAGS.model, FLAGS.output, FLAGS.format, **options)
     except KeyboardInterrupt:
         sys.exit("to_onnx.py: stopped. Nothing was written.")

@@ -36,12 +36,12 @@ OPTIONS = ("feature_vector", "weight_decay", "labels", "images", "image_count", 
 def main(arguments: list[str]) -> None:
     if arguments[1:]:
         sys.exit(f"to_saved_model.py: {arguments[1]!r} is no flag. Each option is --name=value; --help lists them.")
-    import keras  # noqa: F401  first: keras_efficientnet then registers its layers
-
-    from keras_efficientnet import export
-
     options = {name: FLAGS[name].value for name in OPTIONS}
     try:
+        import keras  # noqa: F401  first: keras_efficientnet then registers its layers
+
+        from keras_efficientnet import export
+
         report = export.export_file(FLAGS.model, FLAGS.output, "saved_model", **options)
     except KeyboardInterrupt:
         sys.exit("to_saved_model.py: stopped. Nothing was written.")

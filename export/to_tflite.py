@@ -41,11 +41,11 @@ OPTIONS = (
 def main(arguments: list[str]) -> None:
     if arguments[1:]:
         sys.exit(f"to_tflite.py: {arguments[1]!r} is no flag. Each option is --name=value; --help lists them.")
-    import keras  # noqa: F401  first: keras_efficientnet then registers its layers
-
-    from keras_efficientnet import export
-
     try:
+        import keras  # noqa: F401  first: keras_efficientnet then registers its layers
+
+        from keras_efficientnet import export
+
         report = export.export_file(
             FLAGS.model, FLAGS.output, "tflite", **{name: FLAGS[name].value for name in OPTIONS}
         )

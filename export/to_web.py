@@ -26,11 +26,11 @@ flags.DEFINE_bool("overwrite", False, "Replace a page that is there.")
 def main(arguments: list[str]) -> None:
     if arguments[1:]:
         sys.exit(f"to_web.py: {arguments[1]!r} is no flag. Each option is --name=value; --help lists them.")
-    import keras  # noqa: F401  first: keras_efficientnet then registers its layers
-
-    from keras_efficientnet import export
-
     try:
+        import keras  # noqa: F401  first: keras_efficientnet then registers its layers
+
+        from keras_efficientnet import export
+
         model = export.load_model(FLAGS.model)
         labels = export.read_labels(FLAGS.labels) if FLAGS.labels else export.find_labels(FLAGS.model)
         options = {name: FLAGS[name].value for name in ("runtime", "title", "overwrite")}

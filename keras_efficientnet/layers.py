@@ -261,7 +261,7 @@ class DepthwiseCondConv2D(_Experts):
 
     def _convolve(self, features, routing, training):
         kernels = ops.convert_to_tensor(self.kernel)
-        if training or not _folding or keras.backend.backend() != "tensorflow":
+        if training or not _folding or keras.backend.backend() != "tensorflow" or features.shape[0] == 0:
             return self._sum(features, kernels, routing)
         return tf.custom_gradient(self._fold)(features, tf.identity(kernels), routing)
 

@@ -231,8 +231,6 @@ def test_what_exists_is_replaced_only_when_told(small, tmp_path, kind):
     with pytest.raises(FileExistsError, match="--overwrite"):
         WRITERS[kind](small, path)
     assert content(path) == before
-    if kind == "saved_model":
-        (path / "stranger").touch()
     WRITERS[kind](small, path, overwrite=True)
     assert {*content(tmp_path)} == {*before}
     np.testing.assert_allclose(LOADERS[kind](path)(random_images(3)), small(random_images(3)), atol=1e-5)
@@ -298,3 +296,83 @@ def test_a_mistake_of_the_user_is_one_clear_line(small, tmp_path, script, option
     assert (code, lines, len(errors)) == (1, [], 1), errors
     assert errors[0].startswith(f"{script}.py: {message}")
     assert not (tmp_path / "new").exists()
+
+
+def test_an_adapted_normalisation_keeps_its_numbers_in_every_format(tmp_path):
+    images = random_images(8)
+    adapted = keras.layers.Normalization()
+    adapted.adapt(images)
+    model = keras.Sequential([keras.Input((32, 32, 3)), adapted, keras.layers.Conv2D(8, 3), BatchNormalization()])
+    for layer in (keras.layers.GlobalMaxPooling2D(), keras.layers.Dense(4, "softmax")):
+        model.add(layer)
+    expected = model(images, training=False)
+    assert np.ptp(expected[:, 0]) > 1e-3
+    export.to_tflite(model, tmp_path / "file.tflite")
+    export.to_onnx(model, tmp_path / "file.onnx")
+    export.to_openvino(model, tmp_path / "openvino")
+    for load, name in ((export.load_tflite, "file.tflite"), (export.load_onnx, "file.onnx")):
+        np.testing.assert_allclose(load(tmp_path / name)(images), expected, atol=1e-5)
+    np.testing.assert_allclose(export.load_openvino(tmp_path / "openvino")(images), expected, atol=1e-5)
+
+
+def test_a_model_with_a_loop_inside_is_exported(tmp_path):
+    rows = [keras.layers.Conv2D(8, 3), keras.layers.Reshape((30, 240)), keras.layers.GRU(8, unroll=False)]
+    model = keras.Sequential([keras.Input((32, 32, 3)), *rows, keras.layers.Dense(4, "softmax")])
+    export.to_tflite(model, tmp_path / "file.tflite")
+    images = random_images(2) / 255
+    np.testing.assert_allclose(export.load_tflite(tmp_path / "file.tflite")(images), model(images), atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["tflite", "onnx"])
+def test_an_operation_that_a_format_lacks_is_one_clear_line(tmp_path, kind):
+    image = keras.Input((32, 32, 3))
+    strange = keras.ops.erfinv(keras.ops.tanh(image)) if kind == "tflite" else keras.ops.fft2((image, image))[0]
+    top = keras.layers.Dense(4, "softmax")(keras.layers.GlobalMaxPooling2D()(strange))
+    model = keras.Model(image, top)
+    with pytest.raises(ValueError, match="cannot be converted to"):
+        getattr(export, f"to_{kind}")(model, tmp_path / "file")
+    assert not [*tmp_path.iterdir()]
+
+
+@pytest.mark.parametrize("suffix", [".keras", ".h5"])
+def test_the_model_itself_is_not_overwritten(tmp_path, suffix):
+    model = make_small()
+    path = tmp_path / f"model{suffix}"
+    model.save(path) if suffix == ".keras" else model.save_weights(tmp_path / "model.weights.h5")
+    path = path if suffix == ".keras" else tmp_path / "model.weights.h5"
+    before = path.read_bytes()
+    with pytest.raises(FileExistsError, match="is something else"):
+        export.to_tflite(model, path, overwrite=True)
+    assert path.read_bytes() == before
+
+
+def test_a_folder_with_more_than_a_saved_model_is_not_replaced(tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/saved_model.pb").write_bytes(b"")
+    (tmp_path / "mine/thesis.txt").write_text("precious")
+    with pytest.raises(FileExistsError, match="is something else"):
+        export.to_saved_model(make_small(), tmp_path / "mine", overwrite=True)
+    assert (tmp_path / "mine/thesis.txt").read_text() == "precious"
+
+
+def test_what_is_rejected_replaces_nothing_of_the_user_s(tmp_path):
+    (tmp_path / "new.rejected").mkdir()
+    (tmp_path / "new.rejected/mine.txt").write_text("precious")
+    for _ in range(2):
+        with pytest.raises(export.Rejected, match=r"new\.rejected-1"):
+            with export.replacing(tmp_path / "new", False, is_ours=Path.is_file) as new:
+                new.write_text("bad")
+                raise export.Rejected("No good.")
+    assert (tmp_path / "new.rejected/mine.txt").read_text() == "precious"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["new.rejected", "new.rejected-1"]
+
+
+def test_a_script_without_a_guard_is_not_run_anew_by_what_times_files(tmp_path):
+    model = make_small()
+    model.save(tmp_path / "model.keras")
+    (tmp_path / "script.py").write_text(
+        "print('here')\nfrom keras_efficientnet import export\n"
+        "export.export_file('model.keras', 'file.tflite', 'tflite')\n"
+    )
+    done = subprocess.run([sys.executable, "script.py"], cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "here\n"), done.stderr

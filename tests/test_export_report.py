@@ -110,3 +110,11 @@ def test_the_report_says_what_was_quantised(tiny, tmp_path):
     size = float(re.search(r"([\d.]+) MB int8", report.stored)[1]) * 1e6
     kernels = sum(layer.kernel.shape.num_elements() for layer in model.layers if hasattr(layer, "kernel"))
     assert 0.7 * kernels < size <= 1.01 * kernels
+
+
+@pytest.mark.parametrize("share", [float("nan"), 1.1, -0.1])
+def test_a_bar_that_is_no_share_is_refused(small, images, tmp_path, share):
+    write = functools.partial(export.to_tflite, small)
+    with pytest.raises(ValueError, match="must be a share, from 0 to 1"):
+        measured(write, small, tmp_path / "new", "tflite", images, least_agreement=share)
+    assert not [*tmp_path.iterdir()]

@@ -96,3 +96,8 @@ def test_a_mistake_is_one_clear_line(small, tmp_path, options, message):
     assert (code, lines, len(errors)) == (1, [], 1), errors
     assert errors[0].startswith(f"to_saved_model.py: {message}")
     assert not (tmp_path / "new").exists()
+
+
+def test_a_mark_that_windows_puts_before_a_text_is_no_part_of_a_name(tmp_path):
+    (tmp_path / "labels.txt").write_bytes(b"\xef\xbb\xbfcat\r\ndog\r\n")
+    assert export.read_labels(tmp_path / "labels.txt") == ["cat", "dog"]

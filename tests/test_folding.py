@@ -10,6 +10,7 @@ from test_export import random_images
 from keras_efficientnet import models
 from keras_efficientnet.architectures import VARIANTS
 from keras_efficientnet.export import fold_batch_norms
+from keras_efficientnet.export.folding import folded
 
 KINDS = (
     "efficientnet-b0",
@@ -33,11 +34,11 @@ def unsettle(model):
     return model
 
 
-def assert_same(model, folded, images, tolerance=1e-5):
+def assert_same(model, result, images, tolerance=1e-5):
     expected = np.asarray(model(images, training=False))
     assert np.ptp(expected) > 1e-3  # the images tell something
     np.testing.assert_allclose(
-        folded(images, training=False), expected, rtol=0, atol=tolerance * np.abs(expected).max()
+        result(images, training=False), expected, rtol=0, atol=tolerance * np.abs(expected).max()
     )
 
 
@@ -46,13 +47,13 @@ def test_a_network_without_its_batch_norms_gives_the_same_logits(name):
     model = models.make_model(VARIANTS[name]._replace(resolution=64), classes=10, classifier_activation=None)
     fill(model)
     before = [weight.copy() for weight in model.get_weights()]
-    folded = fold_batch_norms(model)
-    assert_same(model, folded, random_images(2, height=64, width=64))
-    assert norms(model) and not norms(folded)
-    assert [layer.name for layer in folded.layers] == [
+    result = fold_batch_norms(model)
+    assert_same(model, result, random_images(2, height=64, width=64))
+    assert norms(model) and not norms(result)
+    assert [layer.name for layer in result.layers] == [
         layer.name for layer in model.layers if layer.name not in norms(model)
     ]
-    assert folded.name == model.name
+    assert result.name == model.name
     for now, then in zip(model.get_weights(), before, strict=True):  # the model stays as it is
         np.testing.assert_array_equal(now, then)
 
@@ -79,9 +80,9 @@ def test_networks_of_other_kinds(convolution, norm, kind):
         image = keras.Input((8, 8, 3))
         model = keras.Model(image, layers.Dense(3)(model(image)))
     model.compile("sgd", "mse")
-    folded = fold_batch_norms(model)
-    assert_same(model, folded, np.random.default_rng(0).normal(size=(4, 8, 8, 3)).astype("float32"))
-    inner = folded.layers[1] if kind == "inside" else folded
+    result = fold_batch_norms(model)
+    assert_same(model, result, np.random.default_rng(0).normal(size=(4, 8, 8, 3)).astype("float32"))
+    inner = result.layers[1] if kind == "inside" else result
     assert not norms(inner)
 
 
@@ -95,19 +96,78 @@ def test_what_others_see_before_the_norm_stays():
     rest += [shared(layers.Conv2D(4, 3)(image)), layers.BatchNormalization(name="of_seen")(seen)]
     rest += [layers.BatchNormalization(name="of_bent")(bent)]
     model = unsettle(keras.Model(image, [layers.Add()(rest), seen]))
-    folded = fold_batch_norms(model)
-    assert sorted(norms(folded)) == ["of_bent", "of_seen", "of_twice", "shared"]
+    result = fold_batch_norms(model)
+    assert sorted(norms(result)) == ["of_bent", "of_seen", "of_twice", "shared"]
     images = np.random.default_rng(0).normal(size=(2, 8, 8, 3)).astype("float32")
-    for found, expected in zip(folded(images), model(images), strict=True):
+    for found, expected in zip(result(images), model(images), strict=True):
         np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def make_behind(layer, *after):
+    """A convolution and its norm, behind a layer, with a top."""
+    rest = [layers.Conv2D(4, 3), layers.BatchNormalization(), *after]
+    return unsettle(keras.Sequential([keras.Input((8, 8, 3)), layer, *rest, layers.GlobalAveragePooling2D()]))
+
+
+def test_a_layer_that_holds_more_than_weights_keeps_it():
+    images = np.random.default_rng(0).uniform(0, 255, (8, 8, 8, 3)).astype("float32")
+    adapted = layers.Normalization()
+    adapted.adapt(images)
+    model = make_behind(adapted)
+    assert_same(model, fold_batch_norms(model), images[:2])
+
+
+class Unsaveable(layers.Layer):
+    def __init__(self, factor):
+        super().__init__()
+        self.factor = factor
+
+    def call(self, inputs):
+        return inputs * self.factor
+
+
+class Inner(keras.Model):
+    def call(self, inputs):
+        return inputs + 1.0
+
+    def compute_output_shape(self, input_shape):
+        return input_shape
+
+
+@pytest.mark.parametrize("make", [lambda: Unsaveable(2.0), lambda: layers.Lambda(lambda x: x / 3), Inner])
+def test_a_layer_that_cannot_be_copied_stays(make):
+    model = make_behind(make())
+    result = fold_batch_norms(model)
+    assert not norms(result)
+    assert_same(model, result, np.random.default_rng(0).normal(size=(2, 8, 8, 3)).astype("float32"))
+
+
+class Doubled(layers.BatchNormalization):
+    def call(self, inputs, training=None):
+        return 2 * super().call(inputs, training=training)
+
+
+def test_a_norm_of_somebody_s_own_stays():
+    model = keras.Sequential([keras.Input((8, 8, 3)), layers.Conv2D(4, 3), Doubled(), layers.GlobalMaxPooling2D()])
+    result = fold_batch_norms(unsettle(model))
+    assert len(norms(result)) == 1
+    assert_same(model, result, np.random.default_rng(0).normal(size=(2, 8, 8, 3)).astype("float32"))
+
+
+def test_exporting_leaves_no_trace_in_the_model():
+    model = make_behind(layers.ReLU())
+    before = [(len(layer._inbound_nodes), len(layer._outbound_nodes)) for layer in model._flatten_layers()]
+    with folded(model) as copy:
+        assert not norms(copy)
+    assert [(len(layer._inbound_nodes), len(layer._outbound_nodes)) for layer in model._flatten_layers()] == before
 
 
 def test_a_folded_network_can_be_saved(tmp_path):
     variant = VARIANTS["efficientnet-condconv-b0-4e"]._replace(width=0.25, depth=0.25, resolution=32)
     model = models.make_model(variant, classes=10, classifier_activation=None)
     fill(model)
-    folded = fold_batch_norms(model)
-    folded.save(tmp_path / "folded.keras")
+    result = fold_batch_norms(model)
+    result.save(tmp_path / "folded.keras")
     assert_same(model, keras.saving.load_model(tmp_path / "folded.keras"), random_images(2))
 
 

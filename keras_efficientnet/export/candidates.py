@@ -14,10 +14,9 @@ import numpy as np
 import tensorflow as tf
 
 from keras_efficientnet.export.comparing import random_images
-from keras_efficientnet.export.files import is_saved_model
 from keras_efficientnet.export.folding import fold_batch_norms
 from keras_efficientnet.export.interchange import is_openvino, to_onnx, to_openvino
-from keras_efficientnet.export.models import quietly
+from keras_efficientnet.export.models import hold_constants, quietly
 from keras_efficientnet.export.saved_model import to_saved_model
 from keras_efficientnet.export.tflite import convert, to_tflite
 from keras_efficientnet.export.timing import Candidate
@@ -68,9 +67,7 @@ def _quantized(quantize) -> Format:
 
 def _to_plain_onnx(model, path):
     """As Keras does it, whose file does not run if the model has a Normalization layer that holds tensors."""
-    for layer in model.layers:
-        if isinstance(layer, keras.layers.Normalization):
-            layer.mean, layer.variance = np.array(layer.mean), np.array(layer.variance)
+    hold_constants(model)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # Keras 3.15 asks NumPy for np.object
         model.export(path, format="onnx", verbose=False)
@@ -196,7 +193,7 @@ def fit_statistics(model: keras.Model) -> keras.Model:
 def _runtimes(path) -> list[str]:
     if not path.exists():
         raise FileNotFoundError(f"There is no file {str(path)!r}.")
-    if path.is_dir() and (path / "saved_model.pb").is_file() and is_saved_model(path):
+    if path.is_dir() and (path / "saved_model.pb").is_file():
         return ["saved_model"]
     if path.is_dir() and any(path.iterdir()) and is_openvino(path):
         return ENDINGS[".xml"]

@@ -78,7 +78,7 @@ def _run(model, function, what, outputs, images):
         if not np.isfinite(values).all():
             raise RuntimeError(f"{name} gives {outputs} that are not finite. Nothing was written.")
     if outputs == "probabilities" and (expected.min() < 0 or expected.max() > 1 + TOLERANCE):
-        raise ValueError(f"{model.name} gives no probabilities. Build it with a `classifier_activation`, 'softmax'.")
+        raise ValueError(f"{model.name} gives no probabilities. Let it end in a softmax: `classifier_activation`.")
     return expected, found
 
 

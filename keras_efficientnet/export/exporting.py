@@ -11,7 +11,7 @@ from keras_efficientnet.export.comparing import FREE_SIZE, random_images
 from keras_efficientnet.export.files import check_target
 from keras_efficientnet.export.images import Images, load_images
 from keras_efficientnet.export.interchange import to_onnx, to_openvino
-from keras_efficientnet.export.models import load_model
+from keras_efficientnet.export.models import check_built, check_model, load_model
 from keras_efficientnet.export.reporting import LEAST_AGREEMENT, RUNTIMES, Report, measured
 from keras_efficientnet.export.runs import find_labels, find_reader, find_run, read_labels
 from keras_efficientnet.export.saved_model import make_features, to_saved_model
@@ -60,14 +60,16 @@ def export_file(
     """
     check_target(output, overwrite, RUNTIMES[kind].is_ours)
     model = load_model(source)
+    check_built(model)
+    check_model(make_features(model) if options.get("feature_vector") else model)
     quantize = options.get("quantize", "none")
     if quantize in CALIBRATED:
         options["images"] = load_images(model, source, images, count=CALIBRATION_IMAGES, train=True).pixels
     if kind == "saved_model":
         options["read"] = find_reader(model, source)
     pictures = _find_images(model, source, images, image_count)
-    if options.get("input_dtype") == "uint8":  # what evaluation's cubic resizing overshoots is not in such a file
-        pictures = pictures._replace(pixels=np.rint(pictures.pixels).clip(0, 255))
+    if options.get("input_dtype") == "uint8":
+        pictures = _round(pictures)
     if least_agreement is None:
         least_agreement = LEAST_OF_INTEGERS if quantize in CALIBRATED else LEAST_AGREEMENT
     outputs, names = model, read_labels(labels) if labels else find_labels(source)
@@ -82,4 +84,10 @@ def _find_images(model, source, images, count) -> Images:
         return load_images(model, source, images, count=count)
     _, height, width, channels = model.input_shape
     pixels = random_images(height or FREE_SIZE, width or FREE_SIZE, channels)
-    return Images(pixels, None, f"{len(pixels)} random images")
+    return Images(pixels, None, f"{len(pixels)} random images: give `images` to measure on real ones")
+
+
+def _round(images: Images) -> Images:
+    """As bytes hold them: what evaluation's cubic resizing overshoots is not in there."""
+    whole = np.rint(images.pixels).clip(0, 255)
+    return images._replace(pixels=whole, origin=f"{images.origin}, rounded to bytes")

@@ -1,11 +1,15 @@
 """Writing a product whole or not at all: beside its place, and into it by one renaming."""
 
 import contextlib
+import itertools
 import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+
+SAVED_MODEL = {"saved_model.pb", "fingerprint.pb", "keras_metadata.pb", "variables", "assets", "assets.extra"}
+SOURCES = (b"PK\x03\x04", b"\x89HDF")
 
 
 def check_target(path: str | os.PathLike[str], overwrite: bool, is_ours: Callable[[Path], bool]) -> None:
@@ -39,7 +43,7 @@ def replacing(path: str | os.PathLike[str], overwrite: bool, is_ours: Callable[[
         _flush(new)
         _swap(new, target, old)
     except Rejected as error:
-        aside = target.with_name(f"{target.name}.rejected")
+        aside = _find_aside(target, is_ours)
         _remove(aside)
         os.replace(new, aside)
         raise Rejected(f"{error} It is kept aside: {aside}") from None
@@ -56,8 +60,22 @@ def count_bytes(path: str | os.PathLike[str]) -> int:
 
 
 def is_saved_model(path: Path) -> bool:
-    """Whether there is an empty folder, or one that a SavedModel was written to."""
-    return path.is_dir() and (not any(path.iterdir()) or (path / "saved_model.pb").is_file())
+    """Whether there is an empty folder, or one of a SavedModel and nothing else."""
+    return path.is_dir() and {file.name for file in path.iterdir()} <= SAVED_MODEL
+
+
+def is_single_model(path: Path) -> bool:
+    """Whether there is a file, and not one that a model is exported from: a zip archive, as `.keras` is, or HDF5."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return not file.read(8).startswith(SOURCES)
+
+
+def _find_aside(target, is_ours) -> Path:
+    """Where a rejected product goes: nothing stands there, or one that was rejected before."""
+    names = (f"{target.name}.rejected{f'-{number}' if number else ''}" for number in itertools.count())
+    return next(path for path in map(target.with_name, names) if not path.exists() or is_ours(path))
 
 
 def _remove(path):

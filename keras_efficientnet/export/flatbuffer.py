@@ -64,7 +64,12 @@ def widen_constants(content: bytes) -> bytes:
     LiteRT goes through an image in runs of the constant's length: three numbers at a time took 6 % of B0's time.
     """
     model = read(content)
-    [graph] = model.subgraphs
+    for graph in model.subgraphs:
+        _widen_constants(model, graph)
+    return write(model)
+
+
+def _widen_constants(model, graph):
     stored = {int(step.outputs[0]): step.inputs[0] for step in graph.operators if _is(model, step, DEQUANTIZING)}
     for step in graph.operators:
         if not _is(model, step, ELEMENTWISE):
@@ -80,7 +85,6 @@ def widen_constants(content: bytes) -> bytes:
         model.buffers.append(buffer)
         graph.tensors.append(row)
         step.inputs = [step.inputs[0], len(graph.tensors) - 1]
-    return write(model)
 
 
 def check_kernels(content: bytes) -> None:

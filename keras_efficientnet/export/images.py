@@ -94,7 +94,7 @@ def _find_kind(source):
         return kind | {"dataset": "sample", "data_dir": None}
     if any(tf.io.gfile.glob(os.path.join(source, f"{split}-*")) for split in ("train", "validation")):
         return kind | {"dataset": "records"}
-    if os.path.isdir(source) and any(entry.is_dir() for entry in Path(source).iterdir()):
+    if os.path.isdir(source) and sum(entry.is_dir() for entry in Path(source).iterdir()) > 1:
         return kind | {"dataset": "folder"}
     return None
 

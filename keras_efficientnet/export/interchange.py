@@ -15,9 +15,9 @@ import tensorflow as tf
 
 from keras_efficientnet import runtimes
 from keras_efficientnet.export.comparing import Classifier, compare
-from keras_efficientnet.export.files import replacing
-from keras_efficientnet.export.folding import fold_batch_norms
-from keras_efficientnet.export.models import check_labels, check_model, check_precision, hold, quietly
+from keras_efficientnet.export.files import is_single_model, replacing
+from keras_efficientnet.export.folding import folded
+from keras_efficientnet.export.models import check_labels, check_model, check_precision, hold, hold_constants, quietly
 from keras_efficientnet.layers import summed_experts
 
 OPSET = 17  # of ONNX's operations: the first runtime to know it, ONNX Runtime 1.12, is of 2022
@@ -58,10 +58,10 @@ def to_onnx(
     _check(model, labels, "An ONNX file")
     onnx, tf2onnx = _need("onnx"), _need("tf2onnx")
     _need("onnxruntime")
-    with replacing(path, overwrite, is_ours=Path.is_file) as new, quietly():
+    with replacing(path, overwrite, is_ours=is_single_model) as new, quietly():
         proto = _convert(tf2onnx, model, dynamic_batch)
         _describe(onnx, proto, model, labels)
-        onnx.checker.check_model(proto, full_check=True)
+        _check_operations(onnx, proto, model)
         onnx.save(proto, new)
         return compare(model, load_onnx(new), "ONNX file")
 
@@ -155,21 +155,30 @@ def _serve(model, dynamic_batch):
 
 @summed_experts()
 def _convert(tf2onnx, model, dynamic_batch):
-    serve, spec = _serve(fold_batch_norms(model), dynamic_batch)
-    with _silenced("tensorflow", "tf2onnx"):  # of what it itself calls that is deprecated
+    with folded(model) as network, _silenced("tensorflow", "tf2onnx"):  # of what it itself calls that is deprecated
+        hold_constants(network)
+        serve, spec = _serve(network, dynamic_batch)
         proto, _ = tf2onnx.convert.from_function(serve, [spec], opset=OPSET)
     return proto
 
 
 def _save_graph(model, path, dynamic_batch):
-    model = fold_batch_norms(model)
-    holder = hold(model)
-    holder.serve, _ = _serve(model, dynamic_batch)
+    form = summed_experts() if dynamic_batch else contextlib.nullcontext()
     try:
-        with summed_experts() if dynamic_batch else contextlib.nullcontext():
+        with form, folded(model) as network:
+            holder = hold(network)
+            holder.serve, _ = _serve(network, dynamic_batch)
             tf.saved_model.save(holder, os.fspath(path), signatures={"serving_default": holder.serve})
     except tf.errors.OpError as error:  # a full disk, for example
         raise OSError(f"TensorFlow could not write the network's graph: {error.message}") from error
+
+
+def _check_operations(onnx, proto, model):
+    try:
+        onnx.checker.check_model(proto, full_check=True)
+    except onnx.checker.ValidationError as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(f"{model.name} cannot be converted to ONNX: {reason}") from error
 
 
 def _describe(onnx, proto, model, labels):

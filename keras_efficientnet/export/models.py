@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 
@@ -53,9 +54,16 @@ def check_model(model: keras.Model) -> None:
 
 
 def check_built(model: keras.Model) -> None:
-    """Raises a ValueError if nobody knows yet what images it takes, as of a keras.Sequential without an Input."""
-    if not model.built:
-        raise ValueError(f"{model.name} has no inputs yet. Begin it with a keras.Input, or call it on an image first.")
+    """Raises a ValueError if nobody knows what images it takes, as of a keras.Sequential without an Input."""
+    if not knows_inputs(model):
+        raise ValueError(
+            f"{model.name} has no inputs yet. Begin it with a keras.Input, as keras.Model(inputs, outputs)."
+        )
+
+
+def knows_inputs(model: keras.Model) -> bool:
+    """Whether it is made of layers that go from its inputs to its outputs, and not of code alone."""
+    return bool(model.built and getattr(model, "inputs", None))
 
 
 def check_precision(model: keras.Model, what: str) -> None:
@@ -87,6 +95,13 @@ def hold(model: keras.Model) -> tf.train.Checkpoint:
     holder = tf.train.Checkpoint()
     holder.variables = [variable.value for variable in model.variables]
     return holder
+
+
+def hold_constants(model: keras.Model) -> None:
+    """Has Keras's Normalization hold its numbers as arrays: the tensors that it has become inputs of an ONNX file."""
+    for layer in model._flatten_layers():
+        if isinstance(layer, keras.layers.Normalization) and layer.built:
+            layer.mean, layer.variance = np.array(layer.mean), np.array(layer.variance)
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ import numpy as np
 
 from keras_efficientnet.export import flatbuffer
 from keras_efficientnet.export.comparing import Classifier, full_precision
-from keras_efficientnet.export.files import Rejected, count_bytes, is_saved_model, replacing
+from keras_efficientnet.export.files import Rejected, count_bytes, is_saved_model, is_single_model, replacing
 from keras_efficientnet.export.images import Images
 from keras_efficientnet.export.interchange import is_openvino, load_onnx, load_openvino
 from keras_efficientnet.export.saved_model import load_saved_model
@@ -36,15 +36,16 @@ class Runtime(NamedTuple):
 def _describe_tflite(path: Path) -> str:
     """How many bytes of constants, and how many operations, there are of each type."""
     model = flatbuffer.read(path.read_bytes())
-    [graph] = model.subgraphs
+    tensors = [tensor for graph in model.subgraphs for tensor in graph.tensors]
+    outputs = [graph.tensors[step.outputs[0]] for graph in model.subgraphs for step in graph.operators]
     types = {number: name for name, number in vars(flatbuffer.schema.TensorType).items() if name.isupper()}
     sizes: collections.Counter[str] = collections.Counter()
     operations: collections.Counter[str] = collections.Counter()
-    for tensor in graph.tensors:
+    for tensor in tensors:
         data = model.buffers[tensor.buffer].data
         sizes[types[tensor.type].lower()] += 0 if data is None else len(data)
-    for operator in graph.operators:
-        operations[types[graph.tensors[operator.outputs[0]].type].lower()] += 1
+    for tensor in outputs:
+        operations[types[tensor.type].lower()] += 1
     weights = ", ".join(f"{size / 1e6:.2f} MB {name}" for name, size in sizes.most_common() if size >= 1e4)
     return f"weights {weights}; operations " + ", ".join(f"{n} {name}" for name, n in operations.most_common())
 
@@ -55,8 +56,8 @@ def _is_float32(path: Path) -> str:
 
 RUNTIMES = {
     "saved_model": Runtime("SavedModel", load_saved_model, is_saved_model, _is_float32),
-    "tflite": Runtime("TFLite", load_tflite, Path.is_file, _describe_tflite),
-    "onnx": Runtime("ONNX", load_onnx, Path.is_file, _is_float32),
+    "tflite": Runtime("TFLite", load_tflite, is_single_model, _describe_tflite),
+    "onnx": Runtime("ONNX", load_onnx, is_single_model, _is_float32),
     "openvino": Runtime("OpenVINO", load_openvino, is_openvino, _is_float32),
 }
 
@@ -148,8 +149,11 @@ def measured(
     Raises:
         FileExistsError: there is something at `path`, and not `overwrite`, or it is of another kind.
         Rejected: file and model agree less.
+        ValueError: `least_agreement` is no share.
         ...: what `write` raises.
     """
+    if not 0 <= least_agreement <= 1:
+        raise ValueError(f"`least_agreement` must be a share, from 0 to 1. Received: {least_agreement}")
     reports = []
     try:
         with replacing(path, overwrite, is_ours=RUNTIMES[runtime].is_ours) as new:
@@ -164,7 +168,7 @@ def measured(
 
 def _judge(report, least_agreement):
     """Raises `Rejected`, with figures, if file and model agree on fewer images than they must."""
-    if report.agreement < least_agreement:
+    if not report.agreement >= least_agreement:
         raise Rejected(
             f"{report.file} chooses as the model does for {100 * report.agreement:.2f} % of {report.images}; at least "
             f"{100 * least_agreement:g} % must be."

@@ -26,7 +26,7 @@ def read_labels(path: str | os.PathLike[str]) -> list[str]:
     if not Path(path).is_file():
         raise FileNotFoundError(f"There is no file {str(path)!r} with the names of the classes.")
     try:
-        return Path(path).read_text("utf-8").splitlines()
+        return Path(path).read_text("utf-8-sig").splitlines()  # Windows puts a mark before it
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} must be text in UTF-8, with the name of a class on each line: {error}") from error
 

@@ -4,18 +4,18 @@ import contextlib
 import os
 import warnings
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 from ai_edge_litert.interpreter import Interpreter
+from tensorflow.lite.python.convert import ConverterError
 
 from keras_efficientnet.export import flatbuffer
 from keras_efficientnet.export.comparing import Classifier, compare, compare_roughly
-from keras_efficientnet.export.files import replacing
-from keras_efficientnet.export.folding import fold_batch_norms
+from keras_efficientnet.export.files import is_single_model, replacing
+from keras_efficientnet.export.folding import folded
 from keras_efficientnet.export.metadata import add_metadata
 from keras_efficientnet.export.models import check_labels, check_model, check_precision, hold, quietly
 from keras_efficientnet.export.quantizing import to_int8
@@ -67,7 +67,7 @@ def to_tflite(
         RuntimeError: the file gives other probabilities than the model, or some are not finite.
     """
     images = _check(model, quantize, images, input_dtype, labels)
-    with replacing(path, overwrite, is_ours=Path.is_file) as new, quietly():
+    with replacing(path, overwrite, is_ours=is_single_model) as new, quietly():
         content = convert(model, quantize, images, None if dynamic_batch else 1)
         content = flatbuffer.take_bytes(content) if input_dtype == "uint8" else content
         new.write_bytes(add_metadata(content, model.name, labels))
@@ -175,8 +175,9 @@ def convert(model: keras.Model, quantize: str, images: Any = None, batch_size: i
     """The file's content, not yet compared with the model, without metadata; arguments as `to_tflite` checks them."""
     computed_kernels = quantize in ("none", "float16")  # may be
     mixing = computed_kernels and batch_size == 1
-    with contextlib.nullcontext() if mixing else summed_experts(pointwise=not computed_kernels):
-        converter = _make_converter(fold_batch_norms(model), batch_size)
+    form = contextlib.nullcontext() if mixing else summed_experts(pointwise=not computed_kernels)
+    with form, folded(model) as network:
+        converter = _make_converter(network, batch_size)
         if quantize not in ("none", "int8"):
             converter.optimizations = [tf.lite.Optimize.DEFAULT]
         if quantize == "float16":
@@ -188,7 +189,11 @@ def convert(model: keras.Model, quantize: str, images: Any = None, batch_size: i
             ]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # TensorFlow's, that its own interpreter will go, which finds the ranges
-            content = flatbuffer.widen_constants(converter.convert())
+            try:
+                content = flatbuffer.widen_constants(converter.convert())
+            except ConverterError as error:
+                reason = str(error).strip().splitlines()[-1]
+                raise ValueError(f"{model.name} cannot be converted to TFLite: {reason}") from error
     return to_int8(content, images) if quantize == "int8" else content
 
 

@@ -3,6 +3,8 @@
 import contextlib
 import multiprocessing
 import statistics
+import sys
+import types
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from multiprocessing.connection import Connection
 from typing import Any, NamedTuple
@@ -134,13 +136,25 @@ def _check(candidates, rounds, calls):
 
 
 @contextlib.contextmanager
+def _nobody_s_script() -> Iterator[None]:
+    """Keeps a process that is started from running the program's script anew, which a spawned one does by itself."""
+    script = sys.modules["__main__"]
+    sys.modules["__main__"] = types.ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = script
+
+
+@contextlib.contextmanager
 def _serving(candidate: Candidate, processor_time: bool) -> Iterator[Connection]:
     """A process that has the candidate's file open, and answers through the pipe."""
     context = multiprocessing.get_context("spawn")  # a forked one would have this one's TensorFlow
     here, there = context.Pipe()
     arguments = (there, candidate.runtime, candidate.path, candidate.threads, processor_time)
     process = context.Process(target=runtimes.serve, args=arguments, daemon=True)
-    process.start()
+    with _nobody_s_script():
+        process.start()
     there.close()
     try:
         _receive(here, candidate, None)
