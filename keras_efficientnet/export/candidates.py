@@ -13,7 +13,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_efficientnet.export.comparing import random_images
+from keras_efficientnet.export.comparing import images_for
 from keras_efficientnet.export.folding import fold_batch_norms
 from keras_efficientnet.export.interchange import is_openvino, to_onnx, to_openvino
 from keras_efficientnet.export.models import hold_constants, quietly
@@ -48,19 +48,15 @@ def _to_plain_tflite(model, path, quantize="none"):
     if quantize == "float16":
         converter.target_spec.supported_types = [tf.float16]
     if quantize == "int8":
-        converter.representative_dataset = lambda: ([image[np.newaxis]] for image in _images(model))
+        converter.representative_dataset = lambda: ([image[np.newaxis]] for image in images_for(model))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that TensorFlow's own interpreter will go, which finds the ranges
         path.write_bytes(converter.convert())
 
 
-def _images(model):
-    return random_images(*model.input_shape[1:])
-
-
 def _quantized(quantize) -> Format:
     def export(model, path):  # and does not compare: a network of random weights magnifies every rounding
-        path.write_bytes(convert(model, quantize, _images(model)))
+        path.write_bytes(convert(model, quantize, images_for(model)))
 
     return Format(f"{quantize}.tflite", "tflite", export, functools.partial(_to_plain_tflite, quantize=quantize))
 
@@ -184,7 +180,7 @@ def fit_statistics(model: keras.Model) -> keras.Model:
     momenta = [layer.momentum for layer in norms]
     for layer in norms:
         layer.momentum = 0.0
-    model(_images(model), training=True)
+    model(images_for(model), training=True)
     for layer, momentum in zip(norms, momenta, strict=True):
         layer.momentum = momentum
     return model

@@ -27,7 +27,7 @@ def compare(model: keras.Model, function: Classifier, what: str, outputs: str = 
         what: it is called in errors.
         outputs: "probabilities", or "features" of any size.
     """
-    images = _images_for(model)
+    images = images_for(model)
     expected, found = _run(model, function, what, outputs, images)
     difference = float(np.abs(found - expected).max())
     allowed = TOLERANCE * max(1.0, float(np.abs(expected).max()))
@@ -53,7 +53,7 @@ def compare_roughly(model: keras.Model, function: Classifier, what: str, images:
         images: float32 [n, height, width, channels] from 0 to 255, of which the first `ROUGH_IMAGES` are taken; random
             ones by default.
     """
-    images = _images_for(model) if images is None else images[:ROUGH_IMAGES]
+    images = images_for(model) if images is None else images[:ROUGH_IMAGES]
     expected, found = _run(model, function, what, "probabilities", images)
     share = float(np.abs(found - expected).sum(axis=1).mean() / 2)
     if share > ROUGH_TOLERANCE:
@@ -64,7 +64,8 @@ def compare_roughly(model: keras.Model, function: Classifier, what: str, images:
     return float(np.abs(found - expected).max())
 
 
-def _images_for(model):
+def images_for(model: keras.Model) -> np.ndarray:
+    """`random_images` of the size that a model takes, of `FREE_SIZE` where it takes any."""
     _, height, width, channels = model.input_shape
     return random_images(height or FREE_SIZE, width or FREE_SIZE, channels)
 

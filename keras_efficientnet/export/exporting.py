@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from keras_efficientnet.export.comparing import FREE_SIZE, random_images
+from keras_efficientnet.export.comparing import images_for
 from keras_efficientnet.export.files import check_target
 from keras_efficientnet.export.images import Images, load_images
 from keras_efficientnet.export.interchange import to_onnx, to_openvino
@@ -82,8 +82,7 @@ def export_file(
 def _find_images(model, source, images, count) -> Images:
     if images or find_run(source):
         return load_images(model, source, images, count=count)
-    _, height, width, channels = model.input_shape
-    pixels = random_images(height or FREE_SIZE, width or FREE_SIZE, channels)
+    pixels = images_for(model)
     return Images(pixels, None, f"{len(pixels)} random images: give `images` to measure on real ones")
 
 

@@ -38,7 +38,7 @@ def fold_batch_norms(model: keras.Model) -> keras.Model:
     ends = (model.inputs[0], model.outputs[0]) if one else (model.input, model.output)
     model = keras.Model(*ends, name=model.name)  # not compiled, and its layers are those of the graph
     norms = {layer.name: norm for layer in model.layers if (norm := _find_norm(layer, model))}
-    folded = {norm.name for norm in norms.values()}
+    taken_up = {norm.name for norm in norms.values()}
 
     def copy(layer):
         if layer.name in norms:
@@ -46,7 +46,7 @@ def fold_batch_norms(model: keras.Model) -> keras.Model:
         return fold_batch_norms(layer) if isinstance(layer, keras.Model) and knows_inputs(layer) else layer
 
     def call(layer, inputs, *arguments, **keywords):
-        return inputs if layer.name in folded else layer(inputs, *arguments, **keywords)
+        return inputs if layer.name in taken_up else layer(inputs, *arguments, **keywords)
 
     result = keras.models.clone_model(model, clone_function=copy, call_function=call)
     for name, norm in norms.items():

@@ -168,7 +168,7 @@ def measured(
 
 def _judge(report, least_agreement):
     """Raises `Rejected`, with figures, if file and model agree on fewer images than they must."""
-    if not report.agreement >= least_agreement:
+    if report.agreement < least_agreement:
         raise Rejected(
             f"{report.file} chooses as the model does for {100 * report.agreement:.2f} % of {report.images}; at least "
             f"{100 * least_agreement:g} % must be."
