@@ -20,7 +20,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before TensorFlow is impor
 
 from absl import app, flags, logging
 
-from keras_efficientnet.config import TrainConfig, make_config
+from keras_efficientnet.config import TrainConfig
+from keras_efficientnet.recipes import make_config
 
 FLAGS = flags.FLAGS
 PREEMPTED = 75  # exit code "try again" (EX_TEMPFAIL of sysexits.h), after SIGTERM, Ctrl-C or the loss of a host

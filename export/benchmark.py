@@ -39,7 +39,8 @@ def find(folder: Path) -> list:
     import tqdm
 
     from keras_efficientnet import create_model, list_models
-    from keras_efficientnet.export import candidates, timing
+    from keras_efficientnet.benchmark import candidates
+    from keras_efficientnet.runtimes import timing
 
     if not all(number.isdigit() for number in FLAGS.threads):
         raise ValueError(f"--threads must be whole numbers, with commas between. Received: {','.join(FLAGS.threads)}")
@@ -63,8 +64,9 @@ def find(folder: Path) -> list:
 
 def report(timings: list, machine: dict) -> None:
     """Prints the table, and writes what was asked for."""
-    from keras_efficientnet.export import latencies, timing
-    from keras_efficientnet.history import save_figure
+    from keras_efficientnet.benchmark import latencies
+    from keras_efficientnet.files import save_figure
+    from keras_efficientnet.runtimes import timing
 
     first = timings[0]  # files are compared with the first, whatever its format
     baseline = FLAGS.baseline or (f"{first.model}:{first.format}" if first.model in FLAGS.files else first.model)
@@ -84,7 +86,8 @@ def main(arguments: list[str]) -> None:
     import keras  # noqa: F401  first: keras_efficientnet then registers its layers
     import tqdm
 
-    from keras_efficientnet.export import latencies, timing
+    from keras_efficientnet.benchmark import latencies
+    from keras_efficientnet.runtimes import timing
 
     progress = functools.partial(tqdm.tqdm, desc="timing", unit="turn")
     try:

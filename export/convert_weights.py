@@ -55,11 +55,11 @@ def main(arguments: list[str]) -> None:
         sys.exit(f"convert_weights.py: {arguments[1]!r} is no flag. Each option is --name=value; --help lists them.")
     import keras  # noqa: F401  first: keras_efficientnet then registers its layers
 
-    from keras_efficientnet import converting
+    from keras_efficientnet.export import weight_files
 
     options = {"origin": FLAGS.source, "average": FLAGS.average, "classes": FLAGS.classes, "images": FLAGS.verify}
     try:
-        converted = converting.convert_file(
+        converted = weight_files.convert_file(
             FLAGS.weights, FLAGS.model_name, FLAGS.output, overwrite=FLAGS.overwrite, **options
         )
     except KeyboardInterrupt:

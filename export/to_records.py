@@ -25,10 +25,10 @@ flags.DEFINE_boolean("keep_png", False, "Leave PNGs as they are; they become JPE
 def main(arguments: list[str]) -> None:
     if arguments[1:]:
         sys.exit(f"to_records.py: {arguments[1]!r} is no flag. Each option is --name=value; --help lists them.")
-    from keras_efficientnet.datasets import writing
+    from keras_efficientnet.datasets import shards
 
     try:
-        images = writing.write_records(
+        images = shards.write_records(
             FLAGS.folder,
             FLAGS.output,
             train_files=FLAGS.train_files,

@@ -1,6 +1,6 @@
 """EfficientNet for Keras 3: models, training, export. Every public name stands here, and is loaded when it is used.
 
-`from keras_efficientnet import architectures, pretrained, profiling` needs neither TensorFlow nor Keras.
+`from keras_efficientnet import architectures, profiling` needs neither TensorFlow nor Keras.
 """
 
 import importlib
@@ -45,9 +45,9 @@ _HOME = {  # public name -> the module it lives in
     "decode_predictions": "models",
     "features": "models",
     "list_models": "models",
-    "list_pretrained": "pretrained",
+    "list_pretrained": "weights.pretrained",
     "load_model": "export",
-    "load_weights": "weights",
+    "load_weights": "weights.loading",
     "preprocess_input": "models",
     "profile": "profiling",
 }

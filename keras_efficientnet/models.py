@@ -13,7 +13,6 @@ import keras
 import numpy as np
 from keras import layers
 
-from keras_efficientnet import pretrained
 from keras_efficientnet.architectures import (
     OTHER_NAMES,
     TOTAL_STRIDE,
@@ -27,7 +26,8 @@ from keras_efficientnet.architectures import (
     stem_filters,
 )
 from keras_efficientnet.blocks import classify, convolve, mbconv
-from keras_efficientnet.weights import load_weights
+from keras_efficientnet.weights import pretrained
+from keras_efficientnet.weights.loading import load_weights
 
 BACKGROUND = ("background", "background")  # stands where a class has its WordNet id and its name
 POOLING = {None: None, "avg": layers.GlobalAveragePooling2D, "max": layers.GlobalMaxPooling2D}

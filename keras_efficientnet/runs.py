@@ -1,44 +1,219 @@
-"""What the folder of a run says of its best checkpoint."""
+"""The run folder: the one module that knows which files a run has, and reads them."""
 
 import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-BEST = "archive/best_eval.json"  # names the step of the checkpoint that counts; whatever else lies there does not
+from keras_efficientnet.files import write_json, write_text
+
+MODEL = "model.keras"
 
 
-def find_best(folder: Path) -> dict[str, Any] | None:
-    """`step` and scores of the best checkpoint of a run, or None where no evaluation has been kept.
+class RunFolder:
+    """Files of one run. A path that does not exist yet is valid: the run has not started.
+
+    Args:
+        path: the run folder, the `model_dir` of main.py.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]):
+        self.path = Path(path)
+        # options and class names
+        self.config = self.path / "config.json"
+        self.labels = self.path / "labels.txt"
+        # state
+        self.checkpoints = self.path / "checkpoints"
+        self.archive = self.path / "archive"
+        self._best = self.archive / "best_eval.json"  # names the best step; other files in archive/ do not count
+        # reports
+        self.log = self.path / "log.jsonl"
+        self.evaluations = self.path / "evaluations.jsonl"
+        self.tensorboard = self.path / "tensorboard"
+        self.curve = self.path / "curve.png"
+        self.results = self.path / "results.json"
+        self.evaluation = self.path / "evaluation.json"
+        self.reports = self.path / "evaluation"
+        self.predictions = self.path / "predictions.csv"
+        self.preview = self.path / "preview.png"
+        # exports
+        self.model = self.path / MODEL
+        self.saved_model = self.path / "saved_model"
+        self.tflite = self.path / "model.tflite"
+
+    def is_run(self) -> bool:
+        """Returns whether the folder holds the options of a run."""
+        return self.config.is_file()
+
+    def read_options(self, timeout: float = 0.0) -> dict[str, Any] | None:
+        """Returns the options of the run, or None if there are none.
+
+        Args:
+            timeout: seconds to wait for a training process to write them.
+
+        Raises:
+            ValueError: the file is incomplete.
+        """
+        end = time.monotonic() + timeout
+        while not self.is_run() and time.monotonic() < end:
+            time.sleep(0.2)
+        return _read_object(self.config, "Give every option, or copy the file again.") if self.is_run() else None
+
+    def write_options(self, options: Mapping[str, Any]) -> None:
+        """Writes the options of the run."""
+        write_json(self.config, options)
+
+    def read_labels(self) -> list[str] | None:
+        """Returns the class names, or None if the run has none. Raises ValueError if the file is not text."""
+        return read_labels(self.labels) if self.labels.is_file() else None
+
+    def write_labels(self, class_names: Sequence[str]) -> None:
+        """Writes the class names, one per line."""
+        write_text(self.labels, "".join(f"{name}\n" for name in class_names))
+
+    def class_names(self, classes: int) -> tuple[str, ...]:
+        """Returns the class names, or the class numbers if the run has no names.
+
+        Raises:
+            ValueError: the number of names is not `classes`.
+        """
+        names = self.read_labels()
+        if names is None:
+            return tuple(str(number) for number in range(classes))
+        if len(names) != classes:
+            raise ValueError(f"{self.labels} names {len(names)} classes, the network has {classes}. They must match.")
+        return tuple(names)
+
+    def latest_checkpoint(self) -> str | None:
+        """Returns the path of the latest checkpoint without `.index`, or None if there is none."""
+        import tensorflow as tf
+
+        return tf.train.latest_checkpoint(str(self.checkpoints))
+
+    def wait_for_checkpoints(self, timeout: float) -> Iterable[str]:
+        """Yields the path of each new checkpoint until none has come for `timeout` seconds."""
+        import tensorflow as tf
+
+        return tf.train.checkpoints_iterator(str(self.checkpoints), timeout=timeout)
+
+    def has_checkpoints(self) -> bool:
+        """Returns whether training has written a checkpoint."""
+        return (self.checkpoints / "checkpoint").is_file()
+
+    def remove_incomplete_checkpoints(self) -> None:
+        """Removes the temporary files of a process that was killed while it wrote a checkpoint."""
+        for leftover in self.checkpoints.glob("*_temp*"):
+            _remove(leftover)
+
+    def find_best(self) -> dict[str, Any] | None:
+        """Returns `step` and scores of the best checkpoint, or None if no evaluation was kept.
+
+        Raises:
+            ValueError: the file that names it is incomplete.
+        """
+        if not self._best.exists():
+            return None
+        best = _read_object(self._best)
+        if not isinstance(best.get("step"), int):
+            raise ValueError(f"{self._best} is incomplete: it names no step.")
+        return best
+
+    def best_checkpoint(self) -> str:
+        """Returns the path of the best checkpoint without `.index`.
+
+        Raises:
+            FileNotFoundError: no evaluation was kept.
+        """
+        best = self.find_best()
+        if best is None:
+            raise FileNotFoundError(
+                f"There is no best checkpoint in {self.archive}. Train up to an evaluation, or leave out `use_best`."
+            )
+        return self._archived(best["step"])
+
+    def keep_best(self, step: int, scores: Mapping[str, float], write: Callable[[str], Any]) -> None:
+        """Archives a checkpoint if its top-1 is higher than that of every earlier one.
+
+        Safe to kill at any time: `best_eval.json` changes in one step, after the new checkpoint is complete and before
+        the old one is removed.
+
+        Args:
+            step: of the checkpoint.
+            scores: its `top_1_accuracy` and others.
+            write: writes the checkpoint to a path.
+        """
+        best = self.find_best()
+        if best and (best["top_1_accuracy"] >= scores["top_1_accuracy"] or best["step"] == step):
+            return
+        path = self._archived(step)
+        write(path)
+        write_json(self._best, {"step": step} | dict(scores))
+        for other in self.archive.iterdir():
+            if other != self._best and not other.name.startswith(f"{Path(path).name}."):
+                _remove(other)
+
+    def forget_best_after(self, step: int) -> None:
+        """Drops a best checkpoint of a later step than the run resumes from: `checkpoints/` was removed by hand."""
+        best = self.find_best()
+        if best and best["step"] > step:
+            self._best.unlink()
+
+    def _archived(self, step):
+        return str(self.archive / f"ckpt-{step}")
+
+
+def find_labels(path: str | os.PathLike[str]) -> list[str] | None:
+    """Returns the class names of the run whose folder or `model.keras` is at `path`, or None if it has none."""
+    folder = folder_of(path)
+    return folder.read_labels() if folder else None
+
+
+def find_run(path: str | os.PathLike[str] | None) -> RunFolder | None:
+    """Returns the run that `path` belongs to: its folder or its `model.keras`. None if there are no options."""
+    folder = folder_of(path)
+    return folder if folder and folder.is_run() else None
+
+
+def folder_of(path: str | os.PathLike[str] | None) -> RunFolder | None:
+    """Returns the folder at `path`, or the folder of the `model.keras` at `path`; it may lack options."""
+    if path is None or Path(path).is_dir():
+        return RunFolder(path) if path else None
+    return RunFolder(Path(path).parent) if Path(path).name == MODEL else None
+
+
+def run_of_checkpoint(path: str) -> RunFolder:
+    """Returns the run that a checkpoint in `checkpoints/` or `archive/` belongs to."""
+    return RunFolder(Path(path).parent.parent)
+
+
+def read_labels(path: str | os.PathLike[str]) -> list[str]:
+    """Returns the class names in a text file with one name per line.
 
     Raises:
-        ValueError: the file that says so is not whole.
+        FileNotFoundError: there is no such file.
+        ValueError: it is not UTF-8 text.
     """
-    path = folder / BEST
-    if not path.exists():
-        return None
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"There is no file {str(path)!r} with the names of the classes.")
     try:
-        best = json.loads(path.read_text("utf-8"))
+        return Path(path).read_text("utf-8-sig").splitlines()  # Windows writes a byte-order mark
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} must be UTF-8 text with one class name per line: {error}") from error
+
+
+def _read_object(path, hint=""):
+    """The JSON object in a file."""
+    try:
+        content = json.loads(path.read_text("utf-8"))
+        if not isinstance(content, dict):
+            raise ValueError("it is not a JSON object")
     except ValueError as error:
-        raise ValueError(f"{path} is not whole: {error}") from error
-    if not isinstance(best, dict) or not isinstance(best.get("step"), int):
-        raise ValueError(f"{path} is not whole: it names no step")
-    return best
+        raise ValueError(f"{path} is incomplete: {error}. {hint}".rstrip()) from error
+    return content
 
 
-def best_checkpoint(folder: Path) -> str:
-    """The path of the best checkpoint, as TensorFlow writes it: without `.index`.
-
-    Raises:
-        FileNotFoundError: no evaluation has been kept.
-    """
-    best = find_best(folder)
-    if best is None:
-        raise FileNotFoundError(
-            f"There is no best checkpoint in {folder}/archive. Train up to an evaluation, or leave out `use_best`."
-        )
-    return archived(folder, best["step"])
-
-
-def archived(folder: Path, step: int) -> str:
-    """Where the best checkpoint lies, if it is of `step`."""
-    return str(folder / "archive" / f"ckpt-{step}")
+def _remove(path):
+    shutil.rmtree(path) if path.is_dir() else path.unlink()

@@ -17,8 +17,8 @@ import numpy as np
 import tensorflow as tf
 
 from keras_efficientnet.architectures import VARIANTS
-from keras_efficientnet.config import make_config
 from keras_efficientnet.datasets import make_datasets
+from keras_efficientnet.recipes import make_config
 
 NAMES = (None, "autoaugment", "randaugment")
 PICTURES = 64

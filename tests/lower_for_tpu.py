@@ -31,8 +31,8 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 import keras
 import tensorflow as tf
 
-from keras_efficientnet.config import make_config
 from keras_efficientnet.optimizers import average_decay
+from keras_efficientnet.recipes import make_config
 from keras_efficientnet.training import steps
 from keras_efficientnet.training.state import Run, make_variant
 

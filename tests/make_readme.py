@@ -1,8 +1,8 @@
 """Prints the tables of README.md, of models and of published weights: `python tests/make_readme.py`."""
 
 from keras_efficientnet.architectures import VARIANTS
-from keras_efficientnet.pretrained import HALF, list_pretrained
 from keras_efficientnet.profiling import profile
+from keras_efficientnet.weights.pretrained import HALF, list_pretrained
 
 HEAD = """| model | parameters | multiply-adds | resolution | weights, MB | top-1 | top-5 |
 |---|--:|--:|--:|--:|--:|--:|

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from sklearn.datasets import load_digits
 
-from keras_efficientnet.datasets.writing import OPTIONS, write_records
+from keras_efficientnet.datasets.shards import OPTIONS, write_records
 
 HELD_OUT = 5  # one digit in so many, class by class
 

@@ -9,7 +9,8 @@ import pytest
 from conftest import GOLDEN
 from reference import reference_array, reference_images
 
-from keras_efficientnet import conversion, models
+from keras_efficientnet import models
+from keras_efficientnet.weights import registry
 
 # pixels of the reference images -> what the originals were run on: tests/golden/timm/cases.json, "normalisation"
 NORMALISATIONS = {
@@ -62,7 +63,7 @@ def assert_each_fills_one(model, rows, extras, origin=None):
     arrays = {key: np.broadcast_to(np.float32(numbers[key]), shape) for key, shape in rows}
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        conversion.convert(model, arrays, origin=origin)
+        registry.convert(model, arrays, origin=origin)
     assert_filled(model, {number for key, number in numbers.items() if not key.endswith(extras)})
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import tensorflow as tf
 
-from keras_efficientnet.datasets.writing import serialize
+from keras_efficientnet.datasets.shards import serialize
 
 
 def smooth(height, width, seed):

@@ -13,14 +13,10 @@ import pytest
 import tensorflow as tf
 
 from keras_efficientnet import training
-from keras_efficientnet.config import make_config
-from keras_efficientnet.history import read
-from keras_efficientnet.runs import BEST, best_checkpoint, find_best
-from keras_efficientnet.training.archive import (
-    evaluations_since_best,
-    forget_after,
-    keep_best,
-)
+from keras_efficientnet.recipes import make_config
+from keras_efficientnet.runs import RunFolder
+from keras_efficientnet.training import loop
+from keras_efficientnet.training.history import evaluations_since_best, read
 
 ROOT = Path(__file__).parent.parent
 SMALL = {
@@ -39,34 +35,33 @@ NEVER_BETTER = SMALL | {"steps_per_eval": 2, "checkpoint_steps": 5, "train_steps
 def keep(folder, step, top_1_accuracy):
     """Keeps a checkpoint that holds its step."""
     write = tf.train.Checkpoint(value=tf.Variable(step)).write
-    keep_best(folder, step, {"top_1_accuracy": top_1_accuracy, "images": 355}, write)
+    RunFolder(folder).keep_best(step, {"top_1_accuracy": top_1_accuracy, "images": 355}, write)
 
 
 def kept_value(folder):
-    return tf.train.load_checkpoint(best_checkpoint(folder)).get_tensor("value/.ATTRIBUTES/VARIABLE_VALUE")
+    return tf.train.load_checkpoint(RunFolder(folder).best_checkpoint()).get_tensor("value/.ATTRIBUTES/VARIABLE_VALUE")
 
 
 def test_only_a_better_checkpoint_takes_the_place_of_the_best(tmp_path):
     steps = []
     for step, accuracy in [(10, 0.5), (20, 0.4), (30, 0.6), (40, 0.6), (50, 0.59), (60, 0.7)]:
         keep(tmp_path, step, accuracy)
-        steps.append((find_best(tmp_path)["step"], kept_value(tmp_path)))
+        steps.append((RunFolder(tmp_path).find_best()["step"], kept_value(tmp_path)))
     assert steps == [(10, 10), (10, 10), (30, 30), (30, 30), (30, 30), (60, 60)]
-    assert find_best(tmp_path) == {"step": 60, "top_1_accuracy": 0.7, "images": 355}
+    assert RunFolder(tmp_path).find_best() == {"step": 60, "top_1_accuracy": 0.7, "images": 355}
     names = {path.name for path in (tmp_path / "archive").iterdir()}
     assert names == {"best_eval.json", "ckpt-60.index", "ckpt-60.data-00000-of-00001"}
 
 
-def test_a_kill_at_any_time_leaves_a_whole_best_checkpoint(tmp_path):
+def test_a_kill_at_any_time_leaves_a_complete_best_checkpoint(tmp_path):
     code = """
 import sys, itertools, tensorflow as tf
-from pathlib import Path
-from keras_efficientnet.training.archive import keep_best
+from keras_efficientnet.runs import RunFolder
 value = tf.Variable(tf.zeros(100_000, tf.int32))
 checkpoint = tf.train.Checkpoint(value=value)
 for step in itertools.count(1):
     value.assign(tf.fill([100_000], step))
-    keep_best(Path(sys.argv[1]), step, {"top_1_accuracy": step / 1e6}, checkpoint.write)
+    RunFolder(sys.argv[1]).keep_best(step, {"top_1_accuracy": step / 1e6}, checkpoint.write)
 """
     process = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], cwd=ROOT, stderr=subprocess.DEVNULL)
     while not (tmp_path / "archive/best_eval.json").exists():
@@ -74,25 +69,25 @@ for step in itertools.count(1):
         time.sleep(0.01)
     for wait in (0.3, 0.07, 0.013, 0.11, 0.0):  # what stands there at a stop is what a kill would leave
         process.send_signal(signal.SIGSTOP)
-        step = find_best(tmp_path)["step"]
+        step = RunFolder(tmp_path).find_best()["step"]
         np.testing.assert_array_equal(kept_value(tmp_path), step)
         process.send_signal(signal.SIGCONT)
         time.sleep(wait)
     process.kill()
     process.wait()
-    assert find_best(tmp_path)["step"] > 1
+    assert RunFolder(tmp_path).find_best()["step"] > 1
     keep(tmp_path, 10**6, 2.0)
     assert len(list((tmp_path / "archive").iterdir())) == 3  # and sweeps what the kill left
 
 
 def test_a_best_checkpoint_of_another_life_is_forgotten(tmp_path):
     keep(tmp_path, 10, 0.9)
-    forget_after(tmp_path, 10)
-    assert find_best(tmp_path)["step"] == 10
-    forget_after(tmp_path, 9)
-    assert find_best(tmp_path) is None
+    RunFolder(tmp_path).forget_best_after(10)
+    assert RunFolder(tmp_path).find_best()["step"] == 10
+    RunFolder(tmp_path).forget_best_after(9)
+    assert RunFolder(tmp_path).find_best() is None
     with pytest.raises(FileNotFoundError, match="no best checkpoint"):
-        best_checkpoint(tmp_path)
+        RunFolder(tmp_path).best_checkpoint()
 
 
 @pytest.mark.parametrize(
@@ -123,7 +118,7 @@ def test_a_run_stops_when_top_1_does_not_rise(stopped):
 def test_a_stopped_run_reports_its_best_checkpoint(stopped):
     folder, _, results = stopped
     first, *_, last = validations(folder)
-    assert results["best"]["step"] == 2 == find_best(folder)["step"]
+    assert results["best"]["step"] == 2 == RunFolder(folder).find_best()["step"]
     assert results["model"]["loss"] == pytest.approx(first["loss"], rel=1e-6)
     assert results["model"]["loss"] != pytest.approx(last["loss"], rel=1e-6)
 
@@ -162,7 +157,7 @@ def test_what_a_kill_between_evaluation_and_archive_left_out_is_made_up_for(stop
     options = options | {"model_dir": str(folder), "train_steps": last + 1, "early_stopping_evaluations": None}
     training.run(make_config(**options))
     assert validations(folder)[-1]["step"] == last + 1
-    assert find_best(folder)["step"] == last
+    assert RunFolder(folder).find_best()["step"] == last
 
 
 def start(folder, *flags):
@@ -186,7 +181,7 @@ def test_an_evaluation_waits_for_the_checkpoints_of_another_process(tmp_path):
     assert not validations(folder)  # each process has a log of its own
     assert (folder / "curve.png").exists()
     best = max(rows, key=lambda row: row["top_1_accuracy"])  # the first of equal ones
-    assert find_best(folder)["step"] == best["step"]
+    assert RunFolder(folder).find_best()["step"] == best["step"]
     once = training.run(make_config(mode="eval", model_dir=str(folder)))
     assert once["steps"] == 12 and once["model"]["loss"] == pytest.approx(rows[-1]["loss"], rel=1e-5)
     waited = training.run(make_config(mode="eval", model_dir=str(folder), eval_timeout=0.1, train_steps=100))
@@ -197,7 +192,7 @@ def test_a_checkpoint_that_is_gone_when_it_is_read_is_told_from_one_of_another_n
     """The first is passed over, for newer ones have taken its place."""
     folder, _, _ = stopped
     config = make_config(mode="eval", model_dir=str(folder))
-    run = training.Run(config, training.make_variant(config), 1, tf.distribute.get_strategy())
+    run = loop.Run(config, loop.make_variant(config), 1, tf.distribute.get_strategy())
     with pytest.raises(tf.errors.NotFoundError):
         run.take(str(folder / "checkpoints/ckpt-999"))
 
@@ -216,7 +211,7 @@ def test_training_alone_has_no_best(options):
 
 @pytest.mark.parametrize("content", ["{", "[]", "{}", '{"step": "../../x"}'])
 def test_a_broken_record_of_the_best_is_named(tmp_path, content):
-    (tmp_path / BEST).parent.mkdir()
-    (tmp_path / BEST).write_text(content)
-    with pytest.raises(ValueError, match="best_eval.json is not whole: "):
-        best_checkpoint(tmp_path)
+    (tmp_path / "archive").mkdir()
+    (tmp_path / "archive/best_eval.json").write_text(content)
+    with pytest.raises(ValueError, match="best_eval.json is incomplete: "):
+        RunFolder(tmp_path).best_checkpoint()

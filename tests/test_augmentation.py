@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_efficientnet import augmentation
-from keras_efficientnet.augmentation import (
+from keras_efficientnet.augmentation import policies
+from keras_efficientnet.augmentation.operations import OPS
+from keras_efficientnet.augmentation.policies import (
     POLICY_V0,
     autoaugment,
     make_augmentation,
@@ -14,7 +15,6 @@ from keras_efficientnet.augmentation import (
     random_affine,
     transform,
 )
-from keras_efficientnet.augmentation.operations import OPS
 
 IMAGE = tf.constant(np.random.RandomState(0).rand(8, 8, 3).astype("float32") * 255)
 IDENTITY = tf.constant([[1.0, 0.0], [0.0, 1.0]])
@@ -45,7 +45,7 @@ def test_seed_alone_decides_also_in_a_graph():
 
 
 def test_centre_moves_by_the_shift_alone(monkeypatch):
-    monkeypatch.setattr(augmentation, "SHIFT", 0.0)
+    monkeypatch.setattr(policies, "SHIFT", 0.0)
     dot = np.zeros((9, 9, 3), "float32")
     dot[4, 4] = 255
     for number in range(20):
@@ -70,13 +70,13 @@ def test_a_policy_draws_by_its_seed_alone_also_in_a_pipeline(policy):
 def test_autoaugment_applies_each_operation_of_a_pair_by_its_chance(monkeypatch):
     """Each counts itself in the place of what it does."""
     monkeypatch.setattr(
-        "keras_efficientnet.augmentation.apply_op",
+        "keras_efficientnet.augmentation.policies.apply_op",
         lambda counts, place, *_, **__: counts + tf.one_hot(place, 2, dtype=tf.int32),
     )
     counts = np.zeros((25, 2))
     for index, pair in enumerate(POLICY_V0):
         numbered = tuple((place, chance, level) for place, (_, chance, level) in enumerate(pair))
-        monkeypatch.setattr("keras_efficientnet.augmentation.POLICY_V0", (numbered,))
+        monkeypatch.setattr("keras_efficientnet.augmentation.policies.POLICY_V0", (numbered,))
         counts[index] = sum(autoaugment(tf.zeros(2, tf.int32), seed).numpy() for seed in SEEDS[:40])
     chances = np.array([[operation[1] for operation in pair] for pair in POLICY_V0])
     # of 40 draws each: four deviations of a binomial
@@ -86,7 +86,7 @@ def test_autoaugment_applies_each_operation_of_a_pair_by_its_chance(monkeypatch)
 def test_randaugment_draws_every_operation_alike(monkeypatch):
     names = list(OPS)
     monkeypatch.setattr(
-        "keras_efficientnet.augmentation.apply_op",
+        "keras_efficientnet.augmentation.policies.apply_op",
         lambda image, name, *_, **__: image + tf.one_hot(names.index(name), 16, dtype=tf.int32),
     )
     drawn = sum(randaugment(tf.zeros(16, tf.int32), seed, num_layers=3).numpy() for seed in SEEDS[:150])
@@ -107,7 +107,7 @@ def test_an_augmentation_takes_and_gives_floats_and_clips_the_overshoot_of_resiz
 @pytest.mark.parametrize(("official", "num_layers", "expected"), [(False, 1, 200), (True, 1, 55), (True, 2, 200)])
 def test_the_version_and_the_number_of_layers_reach_the_operations(monkeypatch, official, num_layers, expected):
     """Solarize at level 10: the official threshold of 256 begins again at 0, and inverts all."""
-    monkeypatch.setattr("keras_efficientnet.augmentation.OPS", {"Solarize": OPS["Solarize"]})
+    monkeypatch.setattr("keras_efficientnet.augmentation.policies.OPS", {"Solarize": OPS["Solarize"]})
     augment = make_augmentation("randaugment", num_layers=num_layers, magnitude=10, official=official)
     assert (augment(tf.fill((8, 8, 3), 200.0), SEEDS[0]).numpy() == expected).all()
 

@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 from test_export import NOISE, ROOT, make_small, random_images, run
 
-from keras_efficientnet import export, runtimes
-from keras_efficientnet.export import candidates, latencies, timing
-from keras_efficientnet.export.timing import Candidate, Timing
+from keras_efficientnet import export
+from keras_efficientnet.benchmark import candidates, latencies
 from keras_efficientnet.models import make_model
+from keras_efficientnet.runtimes import openers, timing
+from keras_efficientnet.runtimes.timing import Candidate, Timing
 
 
 @pytest.fixture(scope="module")
@@ -41,8 +42,8 @@ def test_every_format_gives_the_probabilities_of_the_network(files, run_python, 
     [(*_, runtime, path, threads)] = make_candidates(files, name, model=model)
     code = f"""
 import numpy as np
-from keras_efficientnet import runtimes
-network = runtimes.OPENERS[{runtime!r}]({path!r}, {threads})
+from keras_efficientnet.runtimes import openers
+network = openers.OPENERS[{runtime!r}]({path!r}, {threads})
 np.save({str(tmp_path / "found.npy")!r}, network.call(np.load({str(tmp_path / "image.npy")!r})))
 """
     run_python(code)
@@ -91,8 +92,8 @@ def test_a_process_is_kept_on_its_cores_and_holds_no_other_runtime(files):
 def test_tensorflow_computes_with_as_many_threads(files, run_python, threads):
     code = f"""
 import tensorflow as tf
-from keras_efficientnet import runtimes
-runtimes.open_keras({str(files / "small" / "model.keras")!r}, {threads})
+from keras_efficientnet.runtimes import openers
+openers.open_keras({str(files / "small" / "model.keras")!r}, {threads})
 print(tf.config.threading.get_intra_op_parallelism_threads(), tf.config.threading.get_inter_op_parallelism_threads())
 """
     assert run_python(code).split() == [str(threads)] * 2
@@ -140,7 +141,7 @@ def test_a_file_that_does_not_run_is_named(tmp_path):
 
 
 def test_more_threads_than_cores_are_refused(files):
-    with pytest.raises(ValueError, match=f"from 1 to {runtimes.count_cores()}, the cores of this machine"):
+    with pytest.raises(ValueError, match=f"from 1 to {openers.count_cores()}, the cores of this machine"):
         timing.measure(make_candidates(files, "onnx", threads=1000))
     with pytest.raises(ValueError, match="nothing to time"):
         timing.measure([])

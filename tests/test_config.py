@@ -3,7 +3,8 @@ import json
 
 import pytest
 
-from keras_efficientnet.config import RECIPES, TrainConfig, make_config
+from keras_efficientnet.config import TrainConfig
+from keras_efficientnet.recipes import RECIPES, make_config
 
 # tensorflow/tpu 7dc921f, models/official/efficientnet/main.py: the defaults of its flags
 OFFICIAL = {

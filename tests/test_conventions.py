@@ -11,14 +11,13 @@ import keras_efficientnet
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "keras_efficientnet"
 FLOORS = (
-    {
-        *("architectures", "augmentation", "config", "conversion", "downloads", "evaluation", "history", "layers"),
-        *("optimizers", "preprocessing", "readers", "runs"),
-    },
-    {"blocks", "datasets", "predictions", "pretrained", "profiling", "reports", "runtimes"},
+    {"architectures", "augmentation", "config", "files", "layers", "optimizers", "preprocessing"},
+    {"blocks", "datasets", "evaluation", "profiling", "runs", "runtimes"},
+    {"recipes"},
     {"weights"},
-    {"export", "models"},
-    {"converting", "training"},
+    {"models"},
+    {"export"},
+    {"benchmark", "training"},
 )
 ROOF = [ROOT / "main.py", *sorted((ROOT / "export").glob("*.py"))]
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")

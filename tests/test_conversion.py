@@ -12,8 +12,9 @@ import pytest
 from originals import assert_close, make, make_images, read_origin, read_rows, read_state
 from reference import reference_images
 
-from keras_efficientnet import conversion, models
+from keras_efficientnet import models
 from keras_efficientnet.architectures import VARIANTS, official_name
+from keras_efficientnet.weights import registry
 
 QUICK = {
     *("tf_efficientnet_b0", "tf_efficientnet_cc_b0_4e", "efficientnet_b1_pruned", "tf_efficientnet_lite0"),
@@ -47,8 +48,8 @@ def test_a_network_equals_timms(name, golden):
     """Logits and maps at every recorded size; and back to timm, every array is the one that came."""
     state, logits = read_state(name), golden("timm/logits.npz")
     model = make(name)
-    conversion.from_timm(model, state)
-    back = conversion.to_timm(model)
+    registry.from_timm(model, state)
+    back = registry.to_timm(model)
     assert {key: (array.shape, array.dtype.name) for key, array in back.items()} == {
         key: (array.shape, array.dtype.name) for key, array in state.items()
     }
@@ -73,13 +74,13 @@ def model(tiny):
 def arrays(model):
     """timm's arrays for the tiny network, each with numbers of its own."""
     rng = np.random.default_rng(0)
-    return {key: rng.uniform(0.5, 1.5, x.shape).astype(x.dtype) for key, x in conversion.to_timm(model).items()}
+    return {key: rng.uniform(0.5, 1.5, x.shape).astype(x.dtype) for key, x in registry.to_timm(model).items()}
 
 
 def assert_refused(model, arrays, message):
     before = model.get_weights()
     with pytest.raises(ValueError, match=message):
-        conversion.from_timm(model, arrays, "b0.pth")
+        registry.from_timm(model, arrays, "b0.pth")
     for old, new in zip(before, model.get_weights(), strict=True):
         np.testing.assert_array_equal(old, new)
 
@@ -124,26 +125,26 @@ def test_layers_of_others_before_the_network_are_left_alone(tiny, arrays):
     colour = keras.layers.Conv2D(3, 1, name="colour")(image)
     network = models.make_model(tiny, classes=10, input_tensor=colour)
     before = network.get_layer("colour").get_weights()
-    conversion.from_timm(network, arrays)
+    registry.from_timm(network, arrays)
     np.testing.assert_array_equal(network.get_layer("colour").get_weights()[0], before[0])
     np.testing.assert_array_equal(network.get_layer("top_bn").get_weights()[1], arrays["bn2.bias"])
-    conversion.from_timm(models.features(network), arrays)  # without its head
+    registry.from_timm(models.features(network), arrays)  # without its head
 
 
 def test_a_network_inside_another_model_is_pointed_at(model, arrays):
     outer = keras.Sequential([model], name="outer")
     with pytest.raises(ValueError, match=r"outer has no layer .* Give outer.get_layer\('tiny'\)"):
-        conversion.from_timm(outer, arrays)
+        registry.from_timm(outer, arrays)
 
 
 def test_half_precision_fills_a_model(model, arrays):
-    conversion.from_timm(model, {key: x.astype("float16") for key, x in arrays.items()})
+    registry.from_timm(model, {key: x.astype("float16") for key, x in arrays.items()})
     np.testing.assert_array_equal(model.get_layer("stem_bn").get_weights()[0], arrays["bn1.weight"].astype("float16"))
 
 
 def test_without_a_top_the_classifier_is_left_over_quietly(tiny, arrays):
     headless = models.make_model(tiny, include_top=False)
-    conversion.from_timm(headless, arrays)
+    registry.from_timm(headless, arrays)
     np.testing.assert_array_equal(headless.get_layer("top_bn").get_weights()[1], arrays["bn2.bias"])
 
 
@@ -153,7 +154,7 @@ def test_other_classes_keep_the_backbone_and_say_so(tiny, arrays):
     with pytest.warns(
         UserWarning, match="b0.pth is for 10 classes, seven for 7: its classifier stays as it was. Train it"
     ):
-        conversion.from_timm(other, arrays, "b0.pth")
+        registry.from_timm(other, arrays, "b0.pth")
     np.testing.assert_array_equal(other.get_layer("predictions").get_weights()[0], before[0])
     np.testing.assert_array_equal(other.get_layer("top_bn").get_weights()[1], arrays["bn2.bias"])
 
@@ -163,7 +164,7 @@ def test_other_classes_keep_the_backbone_and_say_so(tiny, arrays):
 def test_other_channels_adapt_the_stem_and_say_so(tiny, arrays, channels):
     other = models.make_model(tiny, classes=10, input_shape=(32, 32, channels), name="other")
     with pytest.warns(UserWarning, match=f"b0.pth is for RGB, other for images of {channels} channels: the stem is"):
-        conversion.from_timm(other, arrays, "b0.pth")
+        registry.from_timm(other, arrays, "b0.pth")
     red, green, blue = arrays["conv_stem.weight"].transpose(1, 2, 3, 0)
     expected = [red + green + blue] if channels == 1 else [red, green, blue, red, green, blue][:channels]
     scale = 1 if channels == 1 else 3 / channels
@@ -180,7 +181,7 @@ def test_a_grey_image_means_the_same_to_one_channel_and_to_three(tiny, arrays):
         warnings.simplefilter("ignore")
         for channels in (1, 3):
             network = models.make_model(row, classes=10, input_shape=(32, 32, channels))
-            conversion.from_timm(network, arrays)
+            registry.from_timm(network, arrays)
             outputs.append(network(np.repeat(grey, channels, axis=-1), training=False))
     np.testing.assert_allclose(*outputs, rtol=1e-4)
 
@@ -192,7 +193,7 @@ def test_b7_is_converted_within_three_seconds_and_two_copies():
     size = sum(array.nbytes for array in state.values())
     resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     start = time.perf_counter()
-    conversion.from_timm(network, state)
+    registry.from_timm(network, state)
     assert time.perf_counter() - start < 3
     grown = 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - resident)
     assert grown < 0.2 * size  # the two copies were there before: the arrays and the model

@@ -7,15 +7,16 @@ import numpy as np
 import pytest
 from reference import fill
 
-from keras_efficientnet import conversion, load_weights, models
-from keras_efficientnet.conversion.engine import extract
+from keras_efficientnet import load_weights, models
+from keras_efficientnet.weights import registry
+from keras_efficientnet.weights.engine import extract
 
-ORIGINS = [name for name in conversion.ORIGINS if name != "ours"]
+ORIGINS = [name for name in registry.ORIGINS if name != "ours"]
 
 
 @pytest.fixture(scope="module", params=ORIGINS)
 def origin(request):
-    return conversion.ORIGINS[request.param]
+    return registry.ORIGINS[request.param]
 
 
 def build(tiny, origin, classes):
@@ -36,7 +37,7 @@ def test_a_thousand_classes_leave_the_background_out(tiny, origin):
     source, arrays = numbered(tiny, origin, 1001)
     model = build(tiny, origin, 1000)
     with pytest.warns(UserWarning, match="x is for 1001 classes, the background first: of1000 takes the other 1000"):
-        conversion.convert(model, arrays, "x", origin=origin.name)
+        registry.convert(model, arrays, "x", origin=origin.name)
     kernel, bias = model.get_layer("predictions").get_weights()
     np.testing.assert_array_equal(bias, np.arange(1, 1001))
     np.testing.assert_array_equal(kernel, source.get_layer("predictions").get_weights()[0][:, 1:])
@@ -45,21 +46,21 @@ def test_a_thousand_classes_leave_the_background_out(tiny, origin):
 def test_a_thousand_and_one_classes_keep_the_background(tiny, origin):
     _, arrays = numbered(tiny, origin, 1001)
     model = build(tiny, origin, 1001)
-    conversion.convert(model, arrays, origin=origin.name)
+    registry.convert(model, arrays, origin=origin.name)
     np.testing.assert_array_equal(model.get_layer("predictions").get_weights()[1], np.arange(1001))
 
 
 @pytest.mark.parametrize(("classes", "words"), [(21843, "ImageNet-21k"), (11821, "ImageNet-12k")])
 def test_larger_imagenets_are_told_by_their_name(tiny, classes, words):
-    origin = conversion.ORIGINS["timm"]
+    origin = registry.ORIGINS["timm"]
     _, arrays = numbered(tiny, origin, classes)
     same, other = build(tiny, origin, classes), build(tiny, origin, 1000)
-    conversion.convert(same, arrays)
+    registry.convert(same, arrays)
     assert same.get_layer("predictions").get_weights()[1][-1] == classes - 1
     before = other.get_layer("predictions").get_weights()
     message = f"is for {classes} classes, those of {words}, of1000 for 1000: its classifier stays as it was. Train it"
     with pytest.warns(UserWarning, match=message):
-        conversion.convert(other, arrays)
+        registry.convert(other, arrays)
     np.testing.assert_array_equal(other.get_layer("predictions").get_weights()[0], before[0])
     np.testing.assert_array_equal(other.get_layer("top_bn").get_weights()[0], arrays["bn2.weight"])
 
@@ -72,7 +73,7 @@ def test_other_classes_keep_the_classifier_and_say_so(tiny, origin, classes):
     with pytest.warns(
         UserWarning, match=f"is for {classes} classes, of7 for 7: its classifier stays as it was. Train it"
     ):
-        conversion.convert(model, arrays, origin=origin.name)
+        registry.convert(model, arrays, origin=origin.name)
     np.testing.assert_array_equal(model.get_layer("predictions").get_weights()[0], before[0])
 
 
@@ -81,7 +82,7 @@ def test_other_channels_adapt_the_stem(tiny, origin):
     row = tiny._replace(padding="symmetric", epsilon=1e-5) if origin.graph == ("symmetric", 1e-5) else tiny
     model = models.make_model(row, classes=7, input_shape=(32, 32, 1))
     with pytest.warns(UserWarning, match="is for RGB, .* for images of 1 channels: the stem is adapted"):
-        conversion.convert(model, arrays, origin=origin.name)
+        registry.convert(model, arrays, origin=origin.name)
     kernel = arrays[f"{origin.ends['stem_conv']}{origin.separator}{origin.leaves['kernel']}"]
     kernel = kernel.transpose(2, 3, 1, 0) if origin.separator == "." else kernel
     np.testing.assert_allclose(model.get_layer("stem_conv").get_weights()[0], kernel.sum(2, keepdims=True), rtol=1e-6)
@@ -94,7 +95,7 @@ def test_a_classifier_of_another_width_is_refused(tiny, origin):
     with pytest.raises(
         ValueError, match="does not fit of9: .* Build the model with classes=7, or with include_top=Fal"
     ):
-        conversion.convert(build(tiny, origin, 9), arrays, origin=origin.name)
+        registry.convert(build(tiny, origin, 9), arrays, origin=origin.name)
 
 
 def test_a_warning_that_is_an_error_leaves_the_network_as_it_was(tiny):
@@ -103,13 +104,13 @@ def test_a_warning_that_is_an_error_leaves_the_network_as_it_was(tiny):
     before = model.get_weights()
     with warnings.catch_warnings(), pytest.raises(UserWarning, match="its classifier stays as it was"):
         warnings.simplefilter("error", UserWarning)
-        conversion.convert(model, conversion.to_timm(fill(models.make_model(tiny, classes=10))))
+        registry.convert(model, registry.to_timm(fill(models.make_model(tiny, classes=10))))
     for old, new in zip(before, model.get_weights(), strict=True):
         np.testing.assert_array_equal(old, new)
 
 
 def test_our_own_file_with_a_background_fills_a_thousand_classes(tiny, tmp_path):
-    source, _ = numbered(tiny, conversion.ORIGINS["ours"], 1001)
+    source, _ = numbered(tiny, registry.ORIGINS["ours"], 1001)
     source.save_weights(tmp_path / "x.weights.h5")
     model = models.make_model(tiny)
     with pytest.warns(UserWarning, match="the background first"):

@@ -15,12 +15,12 @@ from originals import assert_filled, make, read_rows, slow_if_large
 from reference import fill, reference_images
 
 from keras_efficientnet import load_weights, models
-from keras_efficientnet.config import make_config
-from keras_efficientnet.conversion import to_keras_applications
-from keras_efficientnet.conversion.engine import extract
-from keras_efficientnet.conversion.layers import KERAS_HUB
-from keras_efficientnet.training.archive import keep_best
+from keras_efficientnet.recipes import make_config
+from keras_efficientnet.runs import RunFolder
 from keras_efficientnet.training.state import Run, make_variant
+from keras_efficientnet.weights.engine import extract
+from keras_efficientnet.weights.origins.keras import KERAS_HUB
+from keras_efficientnet.weights.registry import to_keras_applications
 
 SIZES = [slow_if_large(f"b{number}", number) for number in range(8)]
 SHAPE = (64, 64, 3)
@@ -276,7 +276,7 @@ def run(tmp_path_factory):
         model.set_weights([np.full_like(array, number) for array in model.get_weights()])
     run.save()
     run.average.set_weights([np.full_like(array, 2) for array in run.average.get_weights()])
-    keep_best(folder, 0, {"top_1_accuracy": 0.5}, run.write)
+    RunFolder(folder).keep_best(0, {"top_1_accuracy": 0.5}, run.write)
     return folder, models.make_model(make_variant(config), classes=config.num_label_classes)
 
 

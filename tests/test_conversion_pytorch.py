@@ -17,8 +17,9 @@ from originals import (
     slow_if_large,
 )
 
-from keras_efficientnet import conversion, load_weights, models
-from keras_efficientnet.conversion.pytorch import LUKEMELAS, TORCHVISION
+from keras_efficientnet import load_weights, models
+from keras_efficientnet.weights import registry
+from keras_efficientnet.weights.origins.pytorch import LUKEMELAS, TORCHVISION
 
 COUNTER = "num_batches_tracked"
 PADDED_ANEW = {"b5", "b6", "b7"}  # of torchvision: trained with SAME padding
@@ -64,7 +65,7 @@ def test_a_network_equals_the_original(origin, case, golden, tmp_path):
 
 
 def arrays_of(model, origin):
-    return {pair.key: array for pair, array in conversion.engine.extract(model, origin)}
+    return {pair.key: array for pair, array in registry.engine.extract(model, origin)}
 
 
 @pytest.fixture
@@ -80,32 +81,32 @@ def symmetric(tiny):
 def test_torchvisions_small_networks_go_into_ours_only_when_asked(network, symmetric):
     arrays = arrays_of(symmetric, TORCHVISION)
     before = network.get_weights()
-    for pair in conversion.engine.pair_variables(symmetric, TORCHVISION):
+    for pair in registry.engine.pair_variables(symmetric, TORCHVISION):
         arrays[pair.key] = arrays[pair.key] + 1
     with pytest.raises(
         ValueError, match=r"trained with symmetric padding and an epsilon of 1e-05; same has same.*-torc"
     ):
-        conversion.convert(network, arrays)
+        registry.convert(network, arrays)
     for old, new in zip(before, network.get_weights(), strict=True):
         np.testing.assert_array_equal(old, new)
     with pytest.warns(UserWarning, match="symmetric padding and an epsilon of 1e-05; same has same padding and 0.001"):
-        conversion.convert(network, arrays, origin="torchvision")
+        registry.convert(network, arrays, origin="torchvision")
     assert (network.get_layer("top_bn").get_weights()[1] == arrays["features.8.1.bias"]).all()
 
 
 def test_weights_for_same_padding_go_into_symmetric_networks_only_when_asked(network, symmetric):
     arrays = arrays_of(network, LUKEMELAS)
     with pytest.raises(ValueError, match="Build the network without -torch, or take them all the same with origin='l"):
-        conversion.convert(symmetric, arrays)
+        registry.convert(symmetric, arrays)
     with pytest.warns(UserWarning, match="its results are not the published ones"):
-        conversion.convert(symmetric, arrays, origin="lukemelas")
+        registry.convert(symmetric, arrays, origin="lukemelas")
 
 
 def test_another_epsilon_alone_is_said(tiny):
     arrays = arrays_of(models.make_model(tiny, classes=10), LUKEMELAS)
     other = models.make_model(tiny._replace(epsilon=1e-2), classes=10)
     with pytest.warns(UserWarning, match="an epsilon of 0.001; efficientnet has same padding and 0.01"):
-        conversion.convert(other, arrays)
+        registry.convert(other, arrays)
 
 
 def test_an_unknown_origin_is_refused_with_those_there_are(network, tmp_path):
@@ -118,11 +119,11 @@ def test_an_unknown_origin_is_refused_with_those_there_are(network, tmp_path):
 
 def test_an_origin_that_the_names_are_not_of_is_refused(network):
     with pytest.raises(ValueError, match=r"Missing: \['_blocks.0._bn1.bias'.*Unused: \['blocks.0.0.bn1.bias'"):
-        conversion.convert(network, conversion.to_timm(network), origin="lukemelas")
+        registry.convert(network, registry.to_timm(network), origin="lukemelas")
 
 
 @pytest.mark.parametrize("name", ["efficientnet-edgetpu-S", "efficientnet-condconv-b0-4e"])
 def test_torchvision_has_no_other_networks(name):
     arrays = {"features.0.0.weight": np.zeros((32, 3, 3, 3), "float32")}
     with pytest.raises(ValueError, match="which is no part of an EfficientNet of torchvision"):
-        conversion.convert(make(name), arrays)
+        registry.convert(make(name), arrays)

@@ -11,8 +11,9 @@ import tensorflow as tf
 from originals import assert_close, assert_filled, make, make_images, read_origin, read_rows
 from reference import reference_array
 
-from keras_efficientnet import conversion, load_weights, models
-from keras_efficientnet.conversion.official import OFFICIAL
+from keras_efficientnet import load_weights, models
+from keras_efficientnet.weights import registry
+from keras_efficientnet.weights.origins.tf1 import OFFICIAL
 
 TF1 = read_origin("tf1")
 NAMES = list(dict.fromkeys(case["model"] for case in TF1["cases"]))
@@ -88,7 +89,7 @@ def test_every_variable_fills_one_of_ours(name):
     rows = [(key, shape) for key, shape in read_rows("tf1", f"keys_{name}") if not key.endswith(AVERAGED)]
     numbers = {key: number for number, (key, _) in enumerate(rows, 1)}
     model = make(name, classes=1001 if "edgetpu" in name else 1000)
-    conversion.convert(model, {key: np.broadcast_to(np.float32(numbers[key]), shape) for key, shape in rows})
+    registry.convert(model, {key: np.broadcast_to(np.float32(numbers[key]), shape) for key, shape in rows})
     assert_filled(model, {numbers[key] for key in numbers if not key.endswith((*SLOTS, "global_step"))})
 
 
@@ -107,7 +108,7 @@ def test_a_lite_network_leaves_the_background_out(golden, tmp_path):
 def tiny_arrays(tiny):
     model = models.make_model(tiny, classes=10)
     rng = np.random.default_rng(0)
-    pairs = conversion.engine.pair_variables(model, OFFICIAL)
+    pairs = registry.engine.pair_variables(model, OFFICIAL)
     return {f"efficientnet-b0/{pair.key}": rng.uniform(0.5, 1.5, pair.shape).astype("float32") for pair in pairs}
 
 
@@ -127,7 +128,7 @@ def test_a_checkpoint_is_found_by_any_of_its_files(tiny, tiny_arrays, tmp_path, 
 def test_a_checkpoint_of_two_networks_is_refused(tiny, tiny_arrays):
     double = {key.replace("b0", "b1"): array for key, array in tiny_arrays.items()}
     with pytest.raises(ValueError, match="The checkpoint is of several networks: .* and .*. Take one"):
-        conversion.convert(models.make_model(tiny, classes=10), tiny_arrays | double)
+        registry.convert(models.make_model(tiny, classes=10), tiny_arrays | double)
 
 
 def test_a_variable_without_its_average_is_missing(tiny, tiny_arrays, tmp_path):

@@ -10,8 +10,9 @@ from pictures import jpeg
 from reference import fill, reference_images
 from test_export import ROOT, run
 
-from keras_efficientnet import converting, export, models, pretrained
-from keras_efficientnet.converting import writing
+from keras_efficientnet import export, models
+from keras_efficientnet.export import weight_files, writers
+from keras_efficientnet.weights import pretrained
 
 SCRIPT = ROOT / "export/convert_weights.py"
 IMAGES = reference_images(2, 32, 32, seed=1)
@@ -25,7 +26,7 @@ def model(tiny):
 @pytest.fixture(scope="module")
 def file(model, tmp_path_factory):
     path = tmp_path_factory.mktemp("source") / "tiny.safetensors"
-    writing.write(model, path)
+    writers.write(model, path)
     return path
 
 
@@ -37,26 +38,26 @@ def assert_equal_weights(one, other):
         assert all(np.array_equal(*pair) for pair in pairs), name
 
 
-@pytest.mark.parametrize("ending", writing.WRITERS)
+@pytest.mark.parametrize("ending", writers.WRITERS)
 def test_every_kind_of_file_holds_every_array(tiny, model, tmp_path, ending):
     path = tmp_path / f"new{ending}"
     arrays = sum(len(layer.weights) for layer in model.layers)
-    assert writing.write(model, path) == arrays
-    found, mapped = converting.load(tiny, path)
+    assert writers.write(model, path) == arrays
+    found, mapped = weight_files.load(tiny, path)
     assert_equal_weights(found, model)
     assert (mapped.filled, mapped.adaptions) == (arrays, ())
     assert [*tmp_path.iterdir()] == [path]
 
 
 def test_a_path_without_ending_becomes_a_saved_model(model, tmp_path):
-    assert writing.write(model, tmp_path / "new") == 0
+    assert writers.write(model, tmp_path / "new") == 0
     np.testing.assert_allclose(export.load_saved_model(tmp_path / "new")(IMAGES), model(IMAGES), atol=1e-5)
 
 
-@pytest.mark.parametrize("ending", writing.WRITERS)
+@pytest.mark.parametrize("ending", writers.WRITERS)
 def test_who_may_read_a_new_file_may_read_a_conversion(model, tmp_path, ending):
     (tmp_path / "usual").touch()
-    writing.write(model, tmp_path / f"new{ending}")
+    writers.write(model, tmp_path / f"new{ending}")
     assert (tmp_path / f"new{ending}").stat().st_mode == (tmp_path / "usual").stat().st_mode
 
 
@@ -65,17 +66,17 @@ def test_who_may_read_a_new_file_may_read_a_conversion(model, tmp_path, ending):
     [(".safetensors", "num_batches_tracked"), (".h5", "normalization/"), (".weights.h5", None)],
 )
 def test_arrays_without_a_counterpart_are_named(tiny, model, tmp_path, ending, left_out):
-    writing.write(model, tmp_path / f"new{ending}")
-    _, mapped = converting.load(tiny, tmp_path / f"new{ending}")
+    writers.write(model, tmp_path / f"new{ending}")
+    _, mapped = weight_files.load(tiny, tmp_path / f"new{ending}")
     assert bool(mapped.left_out) == bool(left_out)
     assert all(left_out in name for name in mapped.left_out)
 
 
 def test_the_file_tells_the_number_of_classes(tiny, file, tmp_path):
-    assert converting.load(tiny, file)[0].output_shape == (None, 10)
+    assert weight_files.load(tiny, file)[0].output_shape == (None, 10)
     backbone = fill(models.make_model(tiny, include_top=False))
-    writing.write(backbone, tmp_path / "notop.weights.h5")
-    found, _ = converting.load(tiny, tmp_path / "notop.weights.h5")
+    writers.write(backbone, tmp_path / "notop.weights.h5")
+    found, _ = weight_files.load(tiny, tmp_path / "notop.weights.h5")
     assert_equal_weights(found, backbone)
 
 
@@ -90,11 +91,11 @@ def test_a_file_cannot_ask_for_endless_classes(tiny, model, tmp_path):
         last.create_dataset("0", (width, 10**9), "float32", chunks=(1, 1024))
         last.create_dataset("1", (10**9,), "float32", chunks=(1024,))
     with pytest.raises(ValueError, match="x.weights.h5 says it is for 1000000000 classes"):
-        converting.load(tiny, tmp_path / "x.weights.h5")
+        weight_files.load(tiny, tmp_path / "x.weights.h5")
 
 
 def test_other_classes_leave_the_classifier_and_say_so(tiny, file):
-    found, mapped = converting.load(tiny, file, classes=7)
+    found, mapped = weight_files.load(tiny, file, classes=7)
     assert found.output_shape == (None, 7)
     assert {"classifier.weight", "classifier.bias"} <= {*mapped.left_out}
     [adaption] = mapped.adaptions
@@ -105,48 +106,48 @@ def test_a_file_that_is_not_the_model_is_not_left(tiny, model, monkeypatch, tmp_
     path = tmp_path / "old.weights.h5"
     path.write_bytes(b"old")
     other = models.make_model(tiny, classes=10)
-    monkeypatch.setitem(writing.WRITERS, ".weights.h5", lambda _, path: other.save_weights(path))
+    monkeypatch.setitem(writers.WRITERS, ".weights.h5", lambda _, path: other.save_weights(path))
     with pytest.raises(RuntimeError, match="stem_conv/kernel is not in the file as efficientnet has it"):
-        writing.write(model, path, overwrite=True)
+        writers.write(model, path, overwrite=True)
     assert [*tmp_path.iterdir()] == [path]
     assert path.read_bytes() == b"old"
 
 
-@pytest.mark.parametrize("ending", writing.WRITERS)
+@pytest.mark.parametrize("ending", writers.WRITERS)
 def test_a_writer_that_fails_leaves_nothing(model, monkeypatch, tmp_path, ending):
     def fail(_, path):
         path.write_bytes(b"half")
         raise OSError("No space left on device")
 
-    monkeypatch.setitem(writing.WRITERS, ending, fail)
+    monkeypatch.setitem(writers.WRITERS, ending, fail)
     with pytest.raises(OSError, match="No space left"):
-        writing.write(model, tmp_path / f"new{ending}")
+        writers.write(model, tmp_path / f"new{ending}")
     assert not [*tmp_path.iterdir()]
 
 
 def test_an_unknown_ending_is_refused(model, tmp_path):
     with pytest.raises(ValueError, match=r"must end in .weights.h5, .keras, .safetensors, .h5, or in nothing"):
-        writing.write(model, tmp_path / "new.pth")
+        writers.write(model, tmp_path / "new.pth")
 
 
 def test_images_get_five_names_each(tiny, tmp_path):
     (tmp_path / "one.jpg").write_bytes(jpeg())
     (tmp_path / "bad.jpg").write_bytes(b"no picture")
     network = fill(models.make_model(tiny))
-    [prediction] = converting.identify(network, tiny, [str(tmp_path / "one.jpg")])
+    [prediction] = weight_files.identify(network, tiny, [str(tmp_path / "one.jpg")])
     names = {name for _, name in models.imagenet_classes()}
     assert len(prediction.top) == 5
     assert {name for name, _ in prediction.top} <= names
     with pytest.raises(ValueError, match=r"bad.jpg is no whole BMP"):
-        converting.identify(network, tiny, [str(tmp_path / "bad.jpg")])
+        weight_files.identify(network, tiny, [str(tmp_path / "bad.jpg")])
     with pytest.raises(ValueError, match="no classifier"):
-        converting.identify(models.make_model(tiny, include_top=False), tiny, [str(tmp_path / "one.jpg")])
+        weight_files.identify(models.make_model(tiny, include_top=False), tiny, [str(tmp_path / "one.jpg")])
 
 
 def test_classes_are_called_as_in_imagenet_with_or_without_the_background():
-    assert converting.class_names(1000)[0] == "tench"
-    assert converting.class_names(1001)[:2] == ["background", "tench"]
-    assert converting.class_names(3) == ["0", "1", "2"]
+    assert weight_files.class_names(1000)[0] == "tench"
+    assert weight_files.class_names(1001)[:2] == ["background", "tench"]
+    assert weight_files.class_names(3) == ["0", "1", "2"]
 
 
 @pytest.fixture(scope="module")
@@ -182,7 +183,7 @@ def test_the_script_brings_b0_to_timm_and_back(converted):
 def test_the_script_prints_five_lines_for_each_image(converted):
     b0, folder, _, (_, lines, _) = converted
     assert (lines[3], lines[9], len(lines)) == ("one.jpg", "two.jpg", 15)
-    pixels = converting.image_for_evaluation((folder / "two.jpg").read_bytes(), 224)
+    pixels = weight_files.image_for_evaluation((folder / "two.jpg").read_bytes(), 224)
     [best] = models.decode_predictions(b0(pixels[None]))
     assert lines[10:] == [f"{i:4} {100 * share:7.2f}%  {name}" for i, (_, name, share) in enumerate(best, start=1)]
 
@@ -190,7 +191,7 @@ def test_the_script_prints_five_lines_for_each_image(converted):
 def test_published_weights_bring_their_normalisation(converted, monkeypatch, tmp_path):
     b0, folder, *_ = converted
     monkeypatch.setattr(pretrained, "fetch", lambda row: folder / {"ap_in1k": "b.safetensors"}[row.tag])
-    done = converting.convert_file("advprop", "tf_efficientnet_b0", tmp_path / "new.keras")
+    done = weight_files.convert_file("advprop", "tf_efficientnet_b0", tmp_path / "new.keras")
     assert done.mapped.origin == "timm"
     found = export.load_model(tmp_path / "new.keras")
     assert_equal_weights(found, b0)
@@ -221,16 +222,18 @@ def test_a_mistake_of_the_user_is_one_clear_line_and_leaves_nothing(file, tmp_pa
 
 
 def test_a_run_says_its_network_and_the_names_of_its_classes(tmp_path, monkeypatch):
-    monkeypatch.setattr(converting, "find_variant", lambda name: {"efficientnet-lite0": TINY}[name])
+    monkeypatch.setattr(weight_files, "find_variant", lambda name: {"efficientnet-lite0": TINY}[name])
     (tmp_path / "run").mkdir()
     (tmp_path / "run/config.json").write_text('{"model_name": "efficientnet-lite0"}')
     (tmp_path / "run/labels.txt").write_text("ant\nbee\ncow\n")
     models.make_model(TINY, classes=3).save(tmp_path / "run/model.keras")
     (tmp_path / "a.jpg").write_bytes(jpeg())
-    done = converting.convert_file(str(tmp_path / "run"), None, tmp_path / "new.keras", images=str(tmp_path / "a.jpg"))
+    done = weight_files.convert_file(
+        str(tmp_path / "run"), None, tmp_path / "new.keras", images=str(tmp_path / "a.jpg")
+    )
     assert {name for name, _ in done.predictions[0].top} == {"ant", "bee", "cow"}
     with pytest.raises(ValueError, match="new.keras does not say which network its weights are of. Give `model_name`."):
-        converting.convert_file(str(tmp_path / "new.keras"), None, tmp_path / "newer.keras")
+        weight_files.convert_file(str(tmp_path / "new.keras"), None, tmp_path / "newer.keras")
 
 
 def test_the_example_in_the_help_runs_as_printed(tmp_path):

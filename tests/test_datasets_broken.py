@@ -17,10 +17,10 @@ from pictures import jpeg, record, smooth, write_records
 from PIL import Image
 
 from keras_efficientnet import training
-from keras_efficientnet.config import make_config
 from keras_efficientnet.datasets import damage, make_datasets, records
 from keras_efficientnet.datasets.pipeline import train_examples
 from keras_efficientnet.datasets.sources import Source
+from keras_efficientnet.recipes import make_config
 
 GOOD = [record(jpeg(seed=seed), 1 + seed) for seed in range(3)]
 LENGTHS = [len(value) + 16 for value in GOOD]

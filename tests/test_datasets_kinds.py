@@ -5,9 +5,9 @@ import pytest
 from conftest import TINY
 from pictures import jpeg, record, smooth, write_folder, write_records
 
-from keras_efficientnet.config import make_config
 from keras_efficientnet.datasets import catalog, folders, make_datasets, transfer
 from keras_efficientnet.datasets.damage import in_words
+from keras_efficientnet.recipes import make_config
 
 SMALL = TINY._replace(resolution=40)
 

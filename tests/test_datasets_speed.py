@@ -14,8 +14,8 @@ from conftest import TINY
 from pictures import record, smooth, write_records
 from PIL import Image
 
-from keras_efficientnet.config import make_config
 from keras_efficientnet.datasets import make_datasets, records
+from keras_efficientnet.recipes import make_config
 
 IMAGES, FILES, SIZE, ROUNDS = 8192, 8, 224, 5
 FIRST_EPOCH, MEASURED = IMAGES // 32 + 32, 128  # batches

@@ -5,8 +5,8 @@ import pytest
 import tensorflow as tf
 from conftest import TINY
 
-from keras_efficientnet.config import make_config
 from keras_efficientnet.datasets import make_datasets
+from keras_efficientnet.recipes import make_config
 
 SMALL = TINY._replace(resolution=16)
 

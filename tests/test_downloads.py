@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from servers import Server
 
-from keras_efficientnet.downloads import download
+from keras_efficientnet.weights.downloads import download
 
 CONTENT = np.random.default_rng(0).bytes(3_000_000)  # three pieces
 NAME = f"b0-{hashlib.sha256(CONTENT).hexdigest()[:8]}.pth"

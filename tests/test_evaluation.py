@@ -5,9 +5,7 @@ import scipy.special
 import sklearn.metrics
 import tensorflow as tf
 
-from keras_efficientnet import training
-from keras_efficientnet.config import make_config
-from keras_efficientnet.evaluation import (
+from keras_efficientnet.evaluation.metrics import (
     Outcomes,
     calibration,
     confusion_matrix,
@@ -16,6 +14,8 @@ from keras_efficientnet.evaluation import (
     padded_batches,
     score,
 )
+from keras_efficientnet.recipes import make_config
+from keras_efficientnet.training import loop
 
 # by hand: the right class is first, second, sixth and first of six
 LOGITS = np.log([[60, 10, 9, 8, 7, 6], [30, 40, 10, 8, 7, 5], [30, 20, 15, 12, 11, 10], [1, 1, 1, 1, 1, 95]]) / 1.0
@@ -105,7 +105,7 @@ def linear_data(images=23):
 @pytest.mark.parametrize("batch", [2, 4, 8, 22, 24, 100])
 @pytest.mark.parametrize("replicas", [1, 2])
 def test_every_image_counts_once_whatever_the_batch(batch, replicas):
-    strategy = training.make_strategy(make_config(num_replicas=replicas))
+    strategy = loop.make_strategy(make_config(num_replicas=replicas))
     with strategy.scope():
         model, examples, expected = linear_data()
     outcomes = make_evaluator(strategy, model)(lambda index, hosts: examples, 23, batch)

@@ -6,9 +6,9 @@ import pytest
 import sklearn.datasets
 import tensorflow as tf
 
-from keras_efficientnet import config
+from keras_efficientnet import recipes
 from keras_efficientnet.export.images import load_images
-from keras_efficientnet.history import write_json
+from keras_efficientnet.files import write_json
 
 
 def make(classes=10, size=32, name="mine", shape=None):
@@ -81,7 +81,7 @@ def test_a_run_crops_its_own_way(tmp_path, run, pictures):
     whole = load_images(make(), run, str(tmp_path / "a.png")).pixels[0]
     centre = load_images(make(), "x.keras", str(tmp_path / "a.png")).pixels[0]
     assert whole[0].mean() > 200 and centre.max() == 0
-    assert config.RECIPES["sample"]["crop_fraction"] == 1.0
+    assert recipes.RECIPES["sample"]["crop_fraction"] == 1.0
 
 
 @pytest.mark.parametrize(

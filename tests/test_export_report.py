@@ -10,7 +10,7 @@ from test_export import make_small, random_images
 
 from keras_efficientnet import export
 from keras_efficientnet.export.images import Images
-from keras_efficientnet.export.reporting import RUNTIMES, measured, table
+from keras_efficientnet.export.measurement import RUNTIMES, measured, table
 from keras_efficientnet.models import make_model
 
 WRITERS = {

@@ -22,9 +22,9 @@ from servers import Server
 from test_export import content, make_small, random_images, run
 
 from keras_efficientnet import export
-from keras_efficientnet.config import make_config
 from keras_efficientnet.export import npm
 from keras_efficientnet.preprocessing import image_for_evaluation, make_reader
+from keras_efficientnet.recipes import make_config
 from keras_efficientnet.training.state import make_variant
 
 ROOT = Path(__file__).parent.parent

@@ -4,7 +4,8 @@ import pytest
 import tensorflow as tf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from keras_efficientnet.history import History, plot, read, write_json
+from keras_efficientnet.files import write_json
+from keras_efficientnet.training.history import History, plot, read
 
 ROW = {"loss": 0.5, "learning_rate": 0.1}
 SCORES = {"loss": 0.4, "top_1_accuracy": 0.75, "top_5_accuracy": 1.0}

@@ -5,12 +5,13 @@ import pytest
 import tensorflow as tf
 from conftest import TINY
 
-from keras_efficientnet import augmentation, training
-from keras_efficientnet.augmentation import erasing, make_augmentation, mixing
+from keras_efficientnet import training
+from keras_efficientnet.augmentation import erasing, make_augmentation, mixing, policies
 from keras_efficientnet.augmentation.erasing import random_erasing
 from keras_efficientnet.augmentation.mixing import cutmix, make_mixing, mix_batches, mixup, targets_of
-from keras_efficientnet.config import make_config
 from keras_efficientnet.datasets import make_datasets
+from keras_efficientnet.recipes import make_config
+from keras_efficientnet.training import loop
 
 BATCH = 6
 IMAGES = tf.constant(np.random.RandomState(0).uniform(0, 255, (BATCH, 12, 20, 3)).astype("float32"))
@@ -142,11 +143,11 @@ MIXED = SMALL | {"mixup_alpha": 0.2, "cutmix_alpha": 1.0, "random_erasing": 0.5}
 @pytest.mark.parametrize("replicas", [1, 2])
 def test_a_run_that_goes_on_takes_the_very_batches_of_one_that_never_stopped(replicas):
     config = make_config(num_replicas=replicas, **MIXED)
-    strategy = training.make_strategy(config)
+    strategy = loop.make_strategy(config)
     data = make_datasets(config, TINY._replace(resolution=32))
 
     def batches(step, count):
-        iterator = iter(training._train_batches(config, strategy, step, data))
+        iterator = iter(loop._train_batches(config, strategy, step, data))
         pairs = [next(iterator) for _ in range(count)]
         local = [[np.array(strategy.experimental_local_results(part)) for part in pair] for pair in pairs]
         return [[np.concatenate(part) if part.ndim > 2 else part for part in pair] for pair in local]
@@ -232,4 +233,4 @@ def test_erasing_comes_after_the_policy_which_it_does_not_change(name):
         assert 0.6 < same < 0.99
         in_pipeline = next(iter(tf.data.Dataset.from_tensors(image).map(lambda x, seed=seed: erased(x, seed))))
         np.testing.assert_allclose(in_pipeline, after, atol=1e-2)
-    assert augmentation.random_erasing is random_erasing
+    assert policies.random_erasing is random_erasing

@@ -5,8 +5,8 @@ import pytest
 import tensorflow as tf
 from conftest import GOLDEN
 
-from keras_efficientnet.augmentation import AUTOAUGMENT_MOST, POLICY_V0, RANDAUGMENT_MOST
 from keras_efficientnet.augmentation.operations import OPS, apply_op
+from keras_efficientnet.augmentation.policies import AUTOAUGMENT_MOST, POLICY_V0, RANDAUGMENT_MOST
 
 OFFICIAL, PIL = (np.load(GOLDEN / f"augmentation_{name}.npz") for name in ("official", "pil"))
 POLICIES = np.load(GOLDEN / "augmentation_policies.npz")

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_efficientnet.config import make_config
 from keras_efficientnet.optimizers import RMSprop, average_decay, make_learning_rate, make_optimizer
+from keras_efficientnet.recipes import make_config
 
 GOLDEN = json.loads((Path(__file__).parent / "golden/training.json").read_text())
 RATES = GOLDEN["learning_rates"]

@@ -12,8 +12,8 @@ import tensorflow as tf
 from reference import fill, reference_images
 
 from keras_efficientnet import datasets, models, training
-from keras_efficientnet.config import make_config
-from keras_efficientnet.predictions import find_images, predict_files
+from keras_efficientnet.evaluation.predictions import find_images, predict_files
+from keras_efficientnet.recipes import make_config
 
 MAIN = Path(__file__).parent.parent / "main.py"
 SAMPLE = Path(datasets.__file__).parents[1] / "data/sample"
@@ -252,5 +252,5 @@ def test_mistakes_are_named(options, message):
 @pytest.mark.parametrize("content", ['{"train_steps":', "[]"])
 def test_a_broken_config_is_named(tmp_path, content):
     (tmp_path / "config.json").write_text(content)
-    with pytest.raises(ValueError, match="config.json is not whole"):
+    with pytest.raises(ValueError, match="config.json is incomplete"):
         make_config(mode="eval", model_dir=str(tmp_path))

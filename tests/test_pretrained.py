@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from servers import B0, COMMIT, Server, place
 
-from keras_efficientnet import pretrained
 from keras_efficientnet.architectures import OTHER_NAMES, VARIANTS
+from keras_efficientnet.weights import pretrained
 
 ROOT = Path(__file__).parent.parent
 REMOTE = "/timm/tf_efficientnet_b0.aa_in1k/resolve/main/model.safetensors"
@@ -23,7 +23,7 @@ CONTENT = np.random.default_rng(0).bytes(100_000)
 
 FETCH = """
 import json
-from keras_efficientnet import pretrained
+from keras_efficientnet.weights import pretrained
 try:
     print(json.dumps(["path", str(pretrained.fetch(pretrained.find("efficientnet-b0", "imagenet")))]))
 except Exception as error:

@@ -10,10 +10,12 @@ import safetensors.numpy
 from reference import fill, reference_images
 from servers import place
 
-from keras_efficientnet import conversion, models, pretrained, training
+from keras_efficientnet import models
 from keras_efficientnet.architectures import VARIANTS
-from keras_efficientnet.config import make_config
-from keras_efficientnet.weights import load_weights
+from keras_efficientnet.recipes import make_config
+from keras_efficientnet.training import loop
+from keras_efficientnet.weights import pretrained, registry
+from keras_efficientnet.weights.loading import load_weights
 
 IMAGES = reference_images(2, 32, 32, seed=1)
 
@@ -28,7 +30,7 @@ np.save(sys.argv[2], model(np.load(sys.argv[1]), training=False))
 
 def test_imagenet_from_the_cache_gives_the_outputs_of_the_network_it_came_from(tmp_path, monkeypatch, run_python):
     model = fill(models.EfficientNetB0())
-    place(tmp_path / "hf", safetensors.numpy.save(conversion.to_timm(model)))
+    place(tmp_path / "hf", safetensors.numpy.save(registry.to_timm(model)))
     images = reference_images(2, 224, 224, seed=1)
     np.save(tmp_path / "images.npy", images)
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
@@ -43,7 +45,7 @@ def local(tiny, tmp_path, monkeypatch):
     """A tiny network among those with published weights: a row made here, its file on this machine; and its weights."""
     source = fill(models.make_model(tiny))
     name = "tiny.safetensors"
-    safetensors.numpy.save_file(conversion.to_timm(source), tmp_path / name)
+    safetensors.numpy.save_file(registry.to_timm(source), tmp_path / name)
     digest = hashlib.sha256((tmp_path / name).read_bytes()).hexdigest()
     (tmp_path / "models").mkdir()
     path = (tmp_path / name).rename(tmp_path / f"models/tiny-{digest[:8]}.safetensors")
@@ -135,18 +137,18 @@ def test_create_model_takes_the_name_behind_a_point(local):
 def test_training_starts_from_weights_by_name_with_their_pixels(local, tmp_path):
     size = {"width_coefficient": 0.25, "depth_coefficient": 0.5, "input_image_size": 32, "num_label_classes": 10}
     config = make_config(model_name="tiny", weights="advprop", model_dir=str(tmp_path / "run"), **size)
-    variant = training.make_variant(config)
+    variant = loop.make_variant(config)
     assert variant.mean == variant.deviation == (127.5,) * 3
-    strategy = training.make_strategy(config)
+    strategy = loop.make_strategy(config)
     with strategy.scope():
-        run = training.Run(config, variant, 640, strategy)
+        run = loop.Run(config, variant, 640, strategy)
     with pytest.warns(UserWarning, match="for 1000 classes, efficientnet for 10"):
         assert run.restore(tmp_path / "run") == 0
     for model in (run.model, run.average):
         kernel, expected = (network.get_layer("top_conv").get_weights()[0] for network in (model, local))
         np.testing.assert_array_equal(kernel, expected)
     with pytest.raises(ValueError, match="There are no weights 'imagenet' of tiny"):
-        training.make_variant(dataclasses.replace(config, weights="imagenet"))
+        loop.make_variant(dataclasses.replace(config, weights="imagenet"))
 
 
 def test_weights_that_do_not_exist_are_an_error_before_the_network_is_built(monkeypatch):

@@ -9,10 +9,10 @@ import pytest
 import tensorflow as tf
 from matplotlib.image import imread
 
-from keras_efficientnet.config import make_config
 from keras_efficientnet.datasets import make_datasets
 from keras_efficientnet.preprocessing import image_for_evaluation
-from keras_efficientnet.training.previewing import COLUMNS, ROWS, caption, make_sheet
+from keras_efficientnet.recipes import make_config
+from keras_efficientnet.training.preview_mode import COLUMNS, ROWS, caption, make_sheet
 from keras_efficientnet.training.state import make_variant
 
 MAIN = Path(__file__).parent.parent / "main.py"

@@ -19,8 +19,8 @@ from conftest import GOLDEN
 from reference import fill
 
 from keras_efficientnet import load_weights, models
-from keras_efficientnet.conversion import to_timm
-from keras_efficientnet.readers import open_pth, open_safetensors
+from keras_efficientnet.weights.readers.dispatch import open_pth, open_safetensors
+from keras_efficientnet.weights.registry import to_timm
 
 FILES = GOLDEN / "pth"
 BASE = np.arange(12, dtype="float32").reshape(3, 4)

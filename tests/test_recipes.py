@@ -9,10 +9,10 @@ import pytest
 import tensorflow as tf
 from test_replicas import SMALL, fixed_data
 
-from keras_efficientnet import training
-from keras_efficientnet.config import RECIPES, make_config
 from keras_efficientnet.layers import BatchNormalization
 from keras_efficientnet.models import make_model
+from keras_efficientnet.recipes import RECIPES, make_config
+from keras_efficientnet.training import loop, state, steps
 from keras_efficientnet.training.steps import decayed_variables
 
 STILL = SMALL | {"dropout_rate": 0.0, "survival_prob": 1.0, "lr_warmup_epochs": 0.0}
@@ -21,14 +21,14 @@ PLAIN = STILL | {"optimizer": "sgd", "lr_schedule": "constant", "weight_decay": 
 
 def make_run(config):
     keras.utils.set_random_seed(1)
-    strategy = training.make_strategy(config)
+    strategy = loop.make_strategy(config)
     with strategy.scope():
-        return training.Run(config, training.make_variant(config), 640, strategy)
+        return loop.Run(config, loop.make_variant(config), 640, strategy)
 
 
 def take(run, steps, data=None):
-    take_steps = training.make_steps(run.strategy, run)
-    batches = training._train_batches(run.config, run.strategy, 0, data or fixed_data())
+    take_steps = loop.make_steps(run.strategy, run)
+    batches = loop._train_batches(run.config, run.strategy, 0, data or fixed_data())
     return float(take_steps(iter(batches), tf.constant(steps)))
 
 
@@ -146,14 +146,14 @@ print("right")
 def test_groups_have_the_official_size(tiny, replicas, group):
     """utils.TpuBatchNormalization: up to 8 each for itself, else max(8, shards // 8)."""
     model = make_model(tiny, classes=3)
-    training.state._set_batch_norms(model, make_config(batch_norm_sync="groups", batch_norm_momentum=0.5), replicas)
+    state._set_batch_norms(model, make_config(batch_norm_sync="groups", batch_norm_momentum=0.5), replicas)
     layer = model.get_layer("block1a_bn")
     assert (layer.group, layer.synchronized, layer.momentum) == (group, group > 1, 0.5)
 
 
 def test_groups_that_do_not_divide_the_replicas_are_refused(tiny):
     with pytest.raises(ValueError, match="groups of 8 replicas, but there are 12"):
-        training.state._set_batch_norms(make_model(tiny, classes=3), make_config(batch_norm_sync="groups"), 12)
+        state._set_batch_norms(make_model(tiny, classes=3), make_config(batch_norm_sync="groups"), 12)
 
 
 @pytest.mark.parametrize("pattern, trains", [("backbone", "predictions"), ("(stem|block[1-6]).*", "block7a|top|pred")])
@@ -174,7 +174,7 @@ def test_frozen_layers_that_make_no_sense_are_refused(pattern, message):
 
 def test_fine_tuning_starts_from_a_file_with_other_classes(tmp_path, recwarn):
     config = make_config(**PLAIN, model_dir=str(tmp_path / "run"))
-    source = make_model(training.make_variant(config), classes=7)
+    source = make_model(loop.make_variant(config), classes=7)
     source.save_weights(tmp_path / "seven.weights.h5")
     run = make_run(dataclasses.replace(config, weights=str(tmp_path / "seven.weights.h5")))
     assert run.restore(tmp_path / "run") == 0
@@ -187,13 +187,13 @@ def test_fine_tuning_starts_from_a_file_with_other_classes(tmp_path, recwarn):
 
 
 def test_epochs_are_counted_in_steps():
-    config = training._complete(make_config(train_epochs=2.5, train_batch_size=32), fixed_data())
+    config = loop._complete(make_config(train_epochs=2.5, train_batch_size=32), fixed_data())
     assert config.train_steps == 50  # 2.5 * 640 / 32
 
 
 def test_mosaicml_decays_batch_norms_too():
     config = make_config(recipe="mosaicml", input_image_size=32)
-    model = make_model(training.make_variant(config))
+    model = make_model(loop.make_variant(config))
     decayed = decayed_variables(model, config.decay_batch_norm)
     assert len(decayed) == len(model.trainable_variables) == 115 + 98  # reference/training.md
 
@@ -214,7 +214,7 @@ def test_the_whole_step_compiles_under_xla():
     """Forward, backward, update, average, stochastic depth and dropout: what a TPU compiles."""
     run = make_run(make_config(**SMALL))
     images, labels = next(iter(fixed_data().train(0).batch(8)))
-    step = training.steps.make_replica_step(run.strategy, run)
+    step = steps.make_replica_step(run.strategy, run)
     before = values(run.model.trainable_variables)
     losses = [float(tf.function(step, jit_compile=True)(images, labels)) for _ in range(2)]
     assert run.step == 2 and np.isfinite(losses).all()
@@ -236,7 +236,8 @@ def test_a_disk_that_is_full_leaves_the_last_checkpoint(tmp_path, run_python):
     code = """
 import resource, sys
 from keras_efficientnet import training
-from keras_efficientnet.config import make_config
+from keras_efficientnet.training import loop, state
+from keras_efficientnet.recipes import make_config
 options = dict(width_coefficient=0.25, depth_coefficient=0.2, input_image_size=32, train_batch_size=16, mode="train",
                checkpoint_steps=2, iterations_per_loop=2, model_dir=sys.argv[1])
 training.run(make_config(train_steps=2, **options))
@@ -255,7 +256,8 @@ RESUME = """
 import json, sys
 import tensorflow as tf
 from keras_efficientnet import training
-from keras_efficientnet.config import make_config
+from keras_efficientnet.training import loop, state
+from keras_efficientnet.recipes import make_config
 options = dict(width_coefficient=0.25, depth_coefficient=0.2, input_image_size=32, train_batch_size=16, mode="train",
                checkpoint_steps=2, iterations_per_loop=2, model_dir=sys.argv[1])
 found = int(tf.train.latest_checkpoint(sys.argv[1] + "/checkpoints").split("-")[-1])
@@ -288,7 +290,7 @@ def test_gradients_that_never_are_finite_stop_the_run(tmp_path):
     spoiled = data._replace(train=lambda *start: data.train(*start).map(lambda image, label: (image * 1e4, label)))
     run.optimizer.dynamic_scale.assign(0.5)
     run.restore(tmp_path)
-    history = training.History(tmp_path, 0)
+    history = loop.History(tmp_path, 0)
     with pytest.raises(ValueError, match="(gradients are|loss is|network gives)"):
-        training.train(config, run, spoiled, history, None, lambda: False)
+        loop.train(config, run, spoiled, history, None, lambda: False)
     assert run.step == 0 and not list(tmp_path.glob("checkpoints/*"))

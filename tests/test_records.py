@@ -9,8 +9,8 @@ import tensorflow as tf
 from conftest import ROOT, TINY
 from pictures import jpeg, write_folder
 
-from keras_efficientnet.config import make_config
-from keras_efficientnet.datasets import make_datasets, writing
+from keras_efficientnet.datasets import make_datasets, shards
+from keras_efficientnet.recipes import make_config
 
 
 def records_of(path):
@@ -37,7 +37,7 @@ def test_order_and_files_are_those_of_the_official_writer(folder, tmp_path):
     Run on 18 photographs: shuffled with seed 0, ceil(18 / 4) in a file; the 6 of validation stay in order.
     """
     places = ([11, 9, 0, 16, 2], [15, 10, 3, 5, 17], [14, 6, 7, 8, 4], [1, 13, 12])
-    writing.write_records(str(folder), str(tmp_path / "out"), train_files=4, validation_files=2, processes=1)
+    shards.write_records(str(folder), str(tmp_path / "out"), train_files=4, validation_files=2, processes=1)
     for number, expected in enumerate(places):
         rows = records_of(tmp_path / f"out/train-{number:05d}-of-00004")
         classes = [int(row["image/class/synset"].bytes_list.value[0][1:]) for row in rows]
@@ -49,7 +49,7 @@ def test_order_and_files_are_those_of_the_official_writer(folder, tmp_path):
 
 def test_a_record_has_the_official_keys_and_the_pictures_bytes(folder):
     path = folder / "train/n04/001.jpg"
-    features = tf.train.Example.FromString(writing.to_record(str(path), 4, "n04")).features.feature
+    features = tf.train.Example.FromString(shards.to_record(str(path), 4, "n04")).features.feature
     numbers = {key: list(value.int64_list.value) for key, value in features.items() if value.HasField("int64_list")}
     words = {key: value.bytes_list.value[0] for key, value in features.items() if value.HasField("bytes_list")}
     assert numbers == {
@@ -75,7 +75,7 @@ def test_other_pictures_become_rgb_jpegs(tmp_path, mode, kind):
 
     path = tmp_path / "picture"
     path.write_bytes(encoded(mode, kind))
-    features = tf.train.Example.FromString(writing.to_record(str(path), 0, "a")).features.feature
+    features = tf.train.Example.FromString(shards.to_record(str(path), 0, "a")).features.feature
     data = features["image/encoded"].bytes_list.value[0]
     assert tf.image.extract_jpeg_shape(data).numpy().tolist() == [40, 48, 3]
     expected = tf.io.decode_image(path.read_bytes(), channels=3, expand_animations=False).numpy().astype(float)
@@ -86,36 +86,36 @@ def test_other_pictures_become_rgb_jpegs(tmp_path, mode, kind):
 
 def test_bytes_do_not_depend_on_the_processes_or_on_an_interruption(folder, tmp_path):
     options = {"train_files": 3, "validation_files": 1}
-    writing.write_records(str(folder), str(tmp_path / "one"), processes=1, **options)
-    writing.write_records(str(folder), str(tmp_path / "two"), processes=2, **options)
+    shards.write_records(str(folder), str(tmp_path / "one"), processes=1, **options)
+    shards.write_records(str(folder), str(tmp_path / "two"), processes=2, **options)
     whole = contents(tmp_path / "one")
     assert len(whole) == 6 and contents(tmp_path / "two") == whole
     (tmp_path / "two/train-00001-of-00003").unlink()
     (tmp_path / "two/.train-00001-of-00003.part").write_bytes(b"of a process that was killed")
     kept = (tmp_path / "two/train-00000-of-00003").stat().st_mtime_ns
-    writing.write_records(str(folder), str(tmp_path / "two"), processes=1, **options)
+    shards.write_records(str(folder), str(tmp_path / "two"), processes=1, **options)
     assert contents(tmp_path / "two") == whole
     assert (tmp_path / "two/train-00000-of-00003").stat().st_mtime_ns == kept
 
 
 def test_folder_of_other_records_is_not_mixed(folder, tmp_path):
-    writing.write_records(str(folder), str(tmp_path / "out"), processes=1)
+    shards.write_records(str(folder), str(tmp_path / "out"), processes=1)
     with pytest.raises(ValueError, match="holds records of other pictures or options"):
-        writing.write_records(str(folder), str(tmp_path / "out"), processes=1, seed=1)
+        shards.write_records(str(folder), str(tmp_path / "out"), processes=1, seed=1)
     (tmp_path / "out/to_records.json").unlink()
     with pytest.raises(ValueError, match="holds records that were not made here"):
-        writing.write_records(str(folder), str(tmp_path / "out"), processes=1)
+        shards.write_records(str(folder), str(tmp_path / "out"), processes=1)
 
 
 def test_no_file_is_empty(folder, tmp_path):
     with pytest.raises(ValueError, match="train has 18 pictures. Choose fewer `train_files`"):
-        writing.write_records(str(folder), str(tmp_path / "out"), train_files=10, processes=1)
+        shards.write_records(str(folder), str(tmp_path / "out"), train_files=10, processes=1)
 
 
 def test_imagenet_gets_its_official_number_of_files():
-    pictures = writing.folders.Pictures([f"{number}.jpg" for number in range(50_000)], [0] * 50_000, ["a"])
-    assert len(writing._plan("validation", pictures, "out", None, 0)) == 128
-    assert -(-1_281_167 // writing.PICTURES_PER_FILE["train"]) == 1024
+    pictures = shards.folders.Pictures([f"{number}.jpg" for number in range(50_000)], [0] * 50_000, ["a"])
+    assert len(shards._plan("validation", pictures, "out", None, 0)) == 128
+    assert -(-1_281_167 // shards.PICTURES_PER_FILE["train"]) == 1024
 
 
 @pytest.mark.parametrize(
@@ -126,7 +126,7 @@ def test_broken_picture_is_named_and_nothing_half_written(tmp_path, damage):
     path = tmp_path / "in/b/003.jpg"
     path.write_bytes(damage(path.read_bytes()))
     with pytest.raises(ValueError, match="in/b/003.jpg holds no sound JPEG, PNG, WebP or BMP"):
-        writing.write_records(str(tmp_path / "in"), str(tmp_path / "out"), processes=1)
+        shards.write_records(str(tmp_path / "in"), str(tmp_path / "out"), processes=1)
     assert not list((tmp_path / "out").glob("train-*"))
 
 

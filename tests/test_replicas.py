@@ -7,8 +7,9 @@ import tensorflow as tf
 from conftest import TINY
 
 from keras_efficientnet import training
-from keras_efficientnet.config import make_config
 from keras_efficientnet.datasets import Data, make_datasets
+from keras_efficientnet.recipes import make_config
+from keras_efficientnet.training import loop
 
 SMALL = {
     "width_coefficient": 0.25,
@@ -31,11 +32,11 @@ def fixed_data():
 
 def weights_after(config, steps):
     keras.utils.set_random_seed(1)
-    strategy, data = training.make_strategy(config), fixed_data()
+    strategy, data = loop.make_strategy(config), fixed_data()
     with strategy.scope():
-        run = training.Run(config, training.make_variant(config), data.train_images, strategy)
-    take_steps = training.make_steps(strategy, run)
-    take_steps(iter(training._train_batches(config, strategy, 0, data)), tf.constant(steps))
+        run = loop.Run(config, loop.make_variant(config), data.train_images, strategy)
+    take_steps = loop.make_steps(strategy, run)
+    take_steps(iter(loop._train_batches(config, strategy, 0, data)), tf.constant(steps))
     return np.concatenate([np.ravel(v.numpy()) for v in (*run.model.weights, *run.average.weights)])
 
 
@@ -78,18 +79,18 @@ def test_a_run_on_two_replicas_goes_on_where_it_stopped(tmp_path):
 def test_one_process_has_one_strategy_for_the_same_devices():
     """TensorFlow mixes up the collective operations of two: "Shape mismatch in the collective instance"."""
     config = make_config(num_replicas=2, **SMALL)
-    assert training.make_strategy(config) is training.make_strategy(config)
+    assert loop.make_strategy(config) is loop.make_strategy(config)
 
 
 def test_replicas_drop_different_images_and_blocks():
     config = make_config(num_replicas=2, **SMALL)
-    strategy = training.make_strategy(config)
+    strategy = loop.make_strategy(config)
     with strategy.scope():
-        run = training.Run(config, training.make_variant(config), 1442, strategy)
+        run = loop.Run(config, loop.make_variant(config), 1442, strategy)
     assert seeds(run) and all(first.numpy()[0] != second.numpy()[0] for first, second in seeds(run))
 
 
 def test_num_replicas_beside_tf_config_is_refused(monkeypatch):
     monkeypatch.setenv("TF_CONFIG", '{"cluster": {"worker": ["localhost:1"]}, "task": {"type": "worker", "index": 0}}')
     with pytest.raises(ValueError, match="Leave `num_replicas` out"):
-        training.make_strategy(make_config(num_replicas=2))
+        loop.make_strategy(make_config(num_replicas=2))

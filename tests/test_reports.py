@@ -7,8 +7,8 @@ import pytest
 import sklearn.metrics
 from matplotlib.image import imread
 
-from keras_efficientnet.evaluation import Outcomes
-from keras_efficientnet.reports import draw_calibration, draw_confusion_matrix, write_reports
+from keras_efficientnet.evaluation.metrics import Outcomes
+from keras_efficientnet.evaluation.reports import draw_calibration, draw_confusion_matrix, write_reports
 
 NAMES = ("tench", "crane", 'a "quoted", name', "crane", "no image of it")
 

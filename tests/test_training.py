@@ -14,11 +14,12 @@ import pytest
 import tensorflow as tf
 
 from keras_efficientnet import training
-from keras_efficientnet.config import make_config
-from keras_efficientnet.history import read
 from keras_efficientnet.layers import BatchNormalization
 from keras_efficientnet.models import VARIANTS, make_model
 from keras_efficientnet.optimizers import make_learning_rate, make_optimizer
+from keras_efficientnet.recipes import make_config
+from keras_efficientnet.training import loop
+from keras_efficientnet.training.history import read
 from keras_efficientnet.training.steps import decayed_variables
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -69,7 +70,7 @@ def test_steps_are_those_of_the_official_model_fn(run):
     pixels = np.array(run["images"], "float32")
     images = (pixels - np.array([123.675, 116.28, 103.53])) / np.array([58.395, 57.12, 57.375])
     batch = (images.astype("float32"), np.argmax(run["labels"], axis=1).astype("int32"))
-    take_steps = training.make_steps(tf.distribute.get_strategy(), state)
+    take_steps = loop.make_steps(tf.distribute.get_strategy(), state)
     batches = iter(tf.data.Dataset.from_tensors(batch).repeat())
     done = 0
     for row in run["rows"][1:]:
@@ -94,7 +95,7 @@ def test_reported_loss_is_the_official_one():
     )
     images = (np.array(run["images"], "float32") - [123.675, 116.28, 103.53]) / [58.395, 57.12, 57.375]
     batch = (images.astype("float32"), np.argmax(run["labels"], axis=1).astype("int32"))
-    take_steps = training.make_steps(tf.distribute.get_strategy(), state)
+    take_steps = loop.make_steps(tf.distribute.get_strategy(), state)
     loss = float(take_steps(iter(tf.data.Dataset.from_tensors(batch)), tf.constant(1)))
     assert loss == pytest.approx(run["rows"][-1]["loss_at_these_weights"], rel=1e-5)
 
@@ -220,4 +221,4 @@ def test_a_run_that_diverges_stops_and_saves_nothing_of_it(tmp_path):
 )
 def test_devices_that_are_not_there_are_named(options, message):
     with pytest.raises(ValueError, match=message):
-        training.make_strategy(make_config(**SMALL | options))
+        loop.make_strategy(make_config(**SMALL | options))

@@ -5,7 +5,7 @@ import pytest
 from reference import fill, reference_images
 
 from keras_efficientnet import load_weights, models
-from keras_efficientnet.readers import open_weights
+from keras_efficientnet.weights.readers.dispatch import open_weights
 
 IMAGES = reference_images(2, 32, 32, seed=1)
 

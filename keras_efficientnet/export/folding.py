@@ -7,7 +7,7 @@ import keras
 import numpy as np
 from keras import layers
 
-from keras_efficientnet.export.models import check_built, knows_inputs
+from keras_efficientnet.export.preparation import check_built, knows_inputs
 from keras_efficientnet.layers import BatchNormalization, CondConv2D, DepthwiseCondConv2D
 
 BY_FILTERS = (layers.Conv2D, CondConv2D)  # the last axis of their kernels is that of their outputs

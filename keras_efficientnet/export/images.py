@@ -10,11 +10,12 @@ import numpy as np
 import tensorflow as tf
 
 from keras_efficientnet.architectures import find_variant
-from keras_efficientnet.config import make_config
 from keras_efficientnet.datasets import make_datasets
-from keras_efficientnet.export.runs import find_resampling, find_run
-from keras_efficientnet.predictions import find_images
+from keras_efficientnet.evaluation.predictions import find_images
+from keras_efficientnet.export.pixels import find_resampling
 from keras_efficientnet.preprocessing import make_reader
+from keras_efficientnet.recipes import make_config
+from keras_efficientnet.runs import find_run
 
 
 class Images(NamedTuple):
@@ -77,7 +78,7 @@ def load_images(
 def _find_options(model, path, source, kind):
     """The options of a run, with the data that are asked for; else with what the model's name tells of pictures."""
     if folder := find_run(path):
-        return make_config(mode="eval", model_dir=os.fspath(folder), **kind)
+        return make_config(mode="eval", model_dir=os.fspath(folder.path), **kind)
     if source is None:
         raise ValueError(f"{path} is no folder of a run, whose data could be taken. Give `images`: a folder of them.")
     if source == "sample":

@@ -13,12 +13,19 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_efficientnet import runtimes
-from keras_efficientnet.export.comparing import Classifier, compare
-from keras_efficientnet.export.files import is_single_model, replacing
+from keras_efficientnet.export.agreement import Classifier, compare
 from keras_efficientnet.export.folding import folded
-from keras_efficientnet.export.models import check_labels, check_model, check_precision, hold, hold_constants, quietly
+from keras_efficientnet.export.preparation import (
+    check_labels,
+    check_model,
+    check_precision,
+    hold,
+    hold_constants,
+    quietly,
+)
+from keras_efficientnet.files import is_single_model, replacing
 from keras_efficientnet.layers import summed_experts
+from keras_efficientnet.runtimes import openers
 
 OPSET = 17  # of ONNX's operations: the first runtime to know it, ONNX Runtime 1.12, is of 2022
 OPENVINO_FILES = {"model.xml", "model.bin"}
@@ -69,7 +76,7 @@ def to_onnx(
 def load_onnx(path: str | os.PathLike[str], threads: int = 2) -> Classifier:
     """Loads an ONNX file in ONNX Runtime, as a function from images to probabilities."""
     _need("onnxruntime")
-    return _classifier(runtimes.open_onnx(os.fspath(path), threads))
+    return _classifier(openers.open_onnx(os.fspath(path), threads))
 
 
 def to_openvino(
@@ -126,7 +133,7 @@ def load_openvino(path: str | os.PathLike[str], threads: int = 2) -> Classifier:
     It computes in float32: of itself OpenVINO takes bfloat16 where the processor has it.
     """
     _need("openvino")
-    return _classifier(runtimes.open_openvino(os.fspath(path), threads))
+    return _classifier(openers.open_openvino(os.fspath(path), threads))
 
 
 def is_openvino(path: Path) -> bool:
@@ -199,7 +206,7 @@ def _inform(network: Any, labels):
         network.set_rt_info(" ".join("_".join(label.split()) for label in labels), ["model_info", "labels"])
 
 
-def _classifier(network: runtimes.Network) -> Classifier:
+def _classifier(network: openers.Network) -> Classifier:
     def classify(images):
         images = np.asarray(images, network.dtype)
         if network.shape[0] is None:

@@ -9,7 +9,7 @@ import subprocess
 import tarfile
 from typing import NamedTuple
 
-from keras_efficientnet.downloads import download, is_whole
+from keras_efficientnet.weights.downloads import download, is_whole
 
 REGISTRY = "https://registry.npmjs.org/"
 

@@ -22,11 +22,11 @@ from collections.abc import Sequence
 import keras
 import tensorflow as tf
 
-from keras_efficientnet.export.comparing import Classifier, compare
-from keras_efficientnet.export.files import is_saved_model, replacing
-from keras_efficientnet.export.models import check_built, check_labels, check_model, hold, quietly
-from keras_efficientnet.export.runs import Reader, find_reader
+from keras_efficientnet.export.agreement import Classifier, compare
+from keras_efficientnet.export.pixels import Reader, find_reader
+from keras_efficientnet.export.preparation import check_built, check_labels, check_model, hold, quietly
 from keras_efficientnet.export.signatures import make_call, make_regularization_losses, make_signatures, name_classes
+from keras_efficientnet.files import is_saved_model, replacing
 from keras_efficientnet.layers import summed_experts
 
 POOLING = (keras.layers.GlobalAveragePooling2D, keras.layers.GlobalMaxPooling2D)

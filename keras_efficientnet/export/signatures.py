@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import keras
 import tensorflow as tf
 
-from keras_efficientnet.export.runs import Reader
+from keras_efficientnet.export.pixels import Reader
 
 TOP = 5  # classes that are named
 

@@ -13,12 +13,12 @@ from ai_edge_litert.interpreter import Interpreter
 from tensorflow.lite.python.convert import ConverterError
 
 from keras_efficientnet.export import flatbuffer
-from keras_efficientnet.export.comparing import Classifier, compare, compare_roughly
-from keras_efficientnet.export.files import is_single_model, replacing
+from keras_efficientnet.export.agreement import Classifier, compare, compare_roughly
 from keras_efficientnet.export.folding import folded
 from keras_efficientnet.export.metadata import add_metadata
-from keras_efficientnet.export.models import check_labels, check_model, check_precision, hold, quietly
-from keras_efficientnet.export.quantizing import to_int8
+from keras_efficientnet.export.preparation import check_labels, check_model, check_precision, hold, quietly
+from keras_efficientnet.export.quantization import to_int8
+from keras_efficientnet.files import is_single_model, replacing
 from keras_efficientnet.layers import summed_experts
 
 TFLITE_THREADS = 2

@@ -11,10 +11,10 @@ from typing import Any
 
 import keras
 
-from keras_efficientnet.export.files import check_target, replacing
-from keras_efficientnet.export.models import check_labels, check_model
 from keras_efficientnet.export.npm import RUNTIME, read_runtime
+from keras_efficientnet.export.preparation import check_labels, check_model
 from keras_efficientnet.export.tflite import to_tflite
+from keras_efficientnet.files import check_target, replacing
 from keras_efficientnet.preprocessing import CROP_PADDING
 
 PAGE = ("index.html", "page.js", "preprocessing.js", "style.css", "icon.svg")

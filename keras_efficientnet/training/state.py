@@ -5,7 +5,6 @@ import dataclasses
 import functools
 import json
 import re
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +12,15 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_efficientnet import pretrained
 from keras_efficientnet.architectures import Variant, find_variant
 from keras_efficientnet.config import TrainConfig
-from keras_efficientnet.history import write_json
 from keras_efficientnet.layers import BatchNormalization
 from keras_efficientnet.models import make_model
 from keras_efficientnet.optimizers import make_learning_rate, make_optimizer
+from keras_efficientnet.runs import RunFolder, run_of_checkpoint
 from keras_efficientnet.training.devices import is_chief
-from keras_efficientnet.weights import load_weights
+from keras_efficientnet.weights import pretrained
+from keras_efficientnet.weights.loading import load_weights
 
 # What a checkpoint fits: it can be evaluated only with the same network, and a run goes on only with the same of both.
 NETWORK = (
@@ -137,12 +136,12 @@ class Run:
             OSError: there are no such weights to start from, or they could not be fetched.
             ValueError: the checkpoint is of another network, or the weights are.
         """
-        checkpoints = folder / "checkpoints"
-        for leftover in checkpoints.glob("*_temp*") if is_chief(self.strategy) else ():  # of a crash in mid-write
-            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
-        self._manager = tf.train.CheckpointManager(self._checkpoint, str(checkpoints), self.config.keep_checkpoints)
+        run = RunFolder(folder)
+        if is_chief(self.strategy):
+            run.remove_incomplete_checkpoints()
+        self._manager = tf.train.CheckpointManager(self._checkpoint, str(run.checkpoints), self.config.keep_checkpoints)
         if self._manager.latest_checkpoint:
-            _check_config(self.config, folder)
+            _check_config(self.config, run)
             self._checkpoint.restore(self._manager.latest_checkpoint).assert_consumed()
             self._fork_seeds()
         elif self.config.weights:
@@ -186,7 +185,7 @@ class Run:
             ValueError: the checkpoint is of another network.
             tf.errors.NotFoundError: it is gone.
         """
-        _check_config(self.config, Path(path).parent.parent)
+        _check_config(self.config, run_of_checkpoint(path))
         self._checkpoint.restore(path).expect_partial()  # another dropout has other seeds
 
     def write(self, path: str) -> None:
@@ -206,7 +205,7 @@ class Run:
                 raise ValueError(diverged("network gives values that are not finite", self.step))
         if not is_chief(self.strategy):
             return
-        write_json(Path(self._manager.directory).parent / "config.json", dataclasses.asdict(self.config))
+        RunFolder(Path(self._manager.directory).parent).write_options(dataclasses.asdict(self.config))
         self._manager.save(checkpoint_number=self.step)
 
     def exportable(self) -> keras.Model:
@@ -222,7 +221,7 @@ def load_classifier(config: TrainConfig, path: str) -> keras.Model:
     Raises:
         ValueError: the checkpoint is of another network.
     """
-    _check_config(config, Path(path).parent.parent)
+    _check_config(config, run_of_checkpoint(path))
     model = _make_classifier(config, make_variant(config))
     table = tf.train.Checkpoint(**{v.path: v.value for v in model.weights})
     part = "average" if config.moving_average_decay > 0 else "model"
@@ -284,8 +283,8 @@ def _set_batch_norms(model, config, replicas):
             layer.momentum, layer.synchronized, layer.group = config.batch_norm_momentum, group > 1, group
 
 
-def _check_config(config, folder):
-    old, new = json.loads((folder / "config.json").read_text("utf-8")), dataclasses.asdict(config)
+def _check_config(config, run):
+    old, new = json.loads(run.config.read_text("utf-8")), dataclasses.asdict(config)
     if (old.get("moving_average_decay", 0) > 0) == (new["moving_average_decay"] > 0):  # whether there are averages
         old["moving_average_decay"] = new["moving_average_decay"]
     fixed = (*NETWORK, "moving_average_decay", *(TRAINING if config.mode in ("train", "train_and_eval") else ()))
@@ -293,7 +292,7 @@ def _check_config(config, folder):
     if differing:
         was = ", ".join(f"{name}={old.get(name)}" for name in differing)
         now = ", ".join(f"{name}={new[name]}" for name in differing)
-        raise ValueError(f"{folder} holds a run with {was}; this one has {now}. Choose another `model_dir`.")
+        raise ValueError(f"{run.path} holds a run with {was}; this one has {now}. Choose another `model_dir`.")
 
 
 def diverged(what: str, step: int) -> str:

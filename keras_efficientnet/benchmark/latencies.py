@@ -1,0 +1,160 @@
+"""What was timed, as a table, as JSON and CSV, and as a plot of latency against accuracy."""
+
+import csv
+import io
+import json
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from keras_efficientnet.architectures import VARIANTS
+from keras_efficientnet.files import write_text
+from keras_efficientnet.runtimes.openers import count_cores
+from keras_efficientnet.runtimes.timing import Timing
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+COLUMNS = ("model", "format", "threads", "median_ms", "mean_ms", "quarter_ms", "three_quarters_ms")
+STYLES = ("--", "-", ":", "-.")  # of the lines, by the number of threads
+PACKAGES = ("tensorflow", "keras", "ai-edge-litert", "onnxruntime", "openvino")
+
+
+def rows(timings: Sequence[Timing], compared: Mapping[Timing, float], baseline: str) -> list[dict[str, Any]]:
+    """Each timing as a row: `COLUMNS`, top-1 accuracy in percent where it is published, and how it compares.
+
+    Args:
+        timings: of `timing.measure`.
+        compared: of `timing.ratios`.
+        baseline: what they were compared with.
+    """
+    result = []
+    for timing in timings:
+        quarter, median, three_quarters = timing.quartiles
+        values = (median, timing.mean, quarter, three_quarters)
+        row = dict(zip(COLUMNS, (*timing[:3], *(round(value, 3) for value in values)), strict=True))
+        row["top_1"] = VARIANTS[timing.model].top_1 if timing.model in VARIANTS else None
+        row[f"times_{baseline}"] = round(compared[timing], 3) if timing in compared else None
+        result.append(row)
+    return result
+
+
+def format_table(found: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Rows as lines of text, in columns."""
+    return _align([[*found[0]], *([_format(value) for value in row.values()] for row in found)], left=2)
+
+
+def side_by_side(found: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Medians as lines of text: formats below each other, networks and threads beside; * marks the fastest format.
+
+    No line where no network is in two formats.
+    """
+    medians = {(row["format"], row["model"], row["threads"]): row["median_ms"] for row in found}
+    columns = [*dict.fromkeys((model, threads) for _, model, threads in medians)]
+    if len(columns) == len(medians):
+        return []
+    fastest = {column: min(ms for key, ms in medians.items() if key[1:] == column) for column in columns}
+    heads = ["median ms", *(f"{model}, {threads} thread{'s' * (threads > 1)}" for model, threads in columns)]
+    lines = [heads]
+    for name in dict.fromkeys(name for name, *_ in medians):
+        cells = [(medians.get((name, *column)), fastest[column]) for column in columns]
+        lines.append([name, *(_format(ms) + ("*" if ms == least else " ") for ms, least in cells)])
+    return _align(lines, left=1)
+
+
+def describe_machine() -> dict[str, Any]:
+    """What latencies depend on besides the network: processor, cores, how busy they are, versions."""
+    return {
+        "processor": _processor(),
+        "cores": count_cores(),
+        "load_average_1_minute": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
+        "python": platform.python_version(),
+        "packages": {name: _version(name) for name in PACKAGES},
+    }
+
+
+def write_results(
+    folder: Path, found: Sequence[Mapping[str, Any]], timings: Sequence[Timing], machine: Mapping[str, Any]
+) -> None:
+    """Writes `latency.csv`, the rows, and `latency.json`: the machine, the rows, each call's milliseconds by rounds."""
+    folder.mkdir(parents=True, exist_ok=True)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, [*found[0]], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(found)
+    write_text(folder / "latency.csv", text.getvalue())
+    calls = [{**row, "rounds_ms": timing.rounds} for row, timing in zip(found, timings, strict=True)]
+    write_text(folder / "latency.json", json.dumps({"machine": machine, "timings": calls}, indent=1) + "\n")
+
+
+def draw(found: Sequence[Mapping[str, Any]]) -> "Figure":
+    """Top-1 accuracy over latency: one line for each format and number of threads, one point for each network.
+
+    Raises:
+        ValueError: no row has an accuracy.
+    """
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import NullFormatter, ScalarFormatter
+
+    known = [row for row in found if row["top_1"] is not None]
+    if not known:
+        raise ValueError("No accuracy is published of what was timed: there is nothing to plot. Give --models.")
+    figure = Figure(figsize=(9, 5), layout="constrained")
+    axes = figure.subplots()
+    formats = [*dict.fromkeys(row["format"] for row in known)]
+    for kind in dict.fromkeys((row["format"], row["threads"]) for row in known):
+        line = sorted((row["median_ms"], row["top_1"]) for row in known if (row["format"], row["threads"]) == kind)
+        name, threads = kind
+        x, y = zip(*line, strict=True)
+        label = f"{name}, {threads} thread{'s' * (threads > 1)}"
+        color, style = f"C{formats.index(name)}", STYLES[threads % len(STYLES)]
+        axes.plot(x, y, marker="o", color=color, linestyle=style, label=label)
+    for model in dict.fromkeys(row["model"] for row in known):
+        fastest = min((row for row in known if row["model"] == model), key=lambda row: row["median_ms"])
+        place = (fastest["median_ms"], fastest["top_1"])
+        axes.annotate(
+            model.removeprefix("efficientnet-"), place, textcoords="offset points", xytext=(-4, 6), ha="right"
+        )
+    axes.set_xscale("log")
+    axes.xaxis.set_major_formatter(ScalarFormatter())
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.set(xlabel="latency of one image, median, ms", ylabel="top-1 on ImageNet, %")
+    axes.grid(alpha=0.3)
+    figure.legend(loc="outside right upper", fontsize="small")
+    return figure
+
+
+def _align(lines, left) -> list[str]:
+    """Lines of text as columns, the first ones flush left and the others, numbers, flush right."""
+    widths = [max(len(text) for text in column) for column in zip(*lines, strict=True)]
+    return [
+        "  ".join(
+            text.ljust(width) if place < left else text.rjust(width)
+            for place, (text, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in lines
+    ]
+
+
+def _format(value):
+    if value is None:
+        return "-"
+    return f"{value:.2f}" if isinstance(value, float) else str(value)
+
+
+def _processor():
+    try:
+        lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
+        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def _version(package):
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None

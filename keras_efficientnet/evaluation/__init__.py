@@ -1,0 +1,21 @@
+"""Scores, reports and predictions of a classifier."""
+
+from keras_efficientnet.evaluation.metrics import (
+    Outcomes,
+    Scores,
+    calibration,
+    confusion_matrix,
+    evaluate_function,
+    make_evaluator,
+    score,
+)
+
+__all__ = [
+    "Outcomes",
+    "Scores",
+    "calibration",
+    "confusion_matrix",
+    "evaluate_function",
+    "make_evaluator",
+    "score",
+]

@@ -1,0 +1,4 @@
+"""Weights: published ones by name, and files of timm, torchvision, lukemelas, the official code and Keras.
+
+Imports nothing: `keras_efficientnet.weights.pretrained` needs neither TensorFlow nor Keras.
+"""

@@ -1,0 +1,1 @@
+"""Naming tables, one for each program whose weights can be loaded."""

@@ -1,0 +1,95 @@
+"""The names of the official code, in checkpoints of TensorFlow 1.
+
+Source: github.com/tensorflow/tpu, models/official/efficientnet. A checkpoint of a training also has its counter and the
+optimizer's slots. The conditional convolutions are numbered through the network, and differently over the years: here
+anew in each block, in their order.
+"""
+
+import re
+from collections.abc import Iterable
+
+from keras_efficientnet.weights.engine import Origin
+
+CONDITIONAL = re.compile(r"(blocks_\d+/(?:depthwise_)?cond_conv2d)(?:_(\d+))?(/.+)")
+WIDENING = {
+    "expand_conv": "conv2d",
+    "expand_bn": "tpu_batch_normalization",
+    "dwconv": "depthwise_conv2d",
+    "bn": "tpu_batch_normalization_1",
+    "se_reduce": "se/conv2d",
+    "se_expand": "se/conv2d_1",
+    "project_conv": "conv2d_1",
+    "project_bn": "tpu_batch_normalization_2",
+}
+
+
+def restart_counters(keys: Iterable[str]) -> dict[str, str]:
+    """Names without the network's, and with conditional convolutions numbered in each block -> the names that came.
+
+    Raises:
+        ValueError: two become the same.
+    """
+    plain = {key: re.sub(r"^(?:[^/]+/)?(?:model/)?(?=(?:stem|head|blocks_\d+)/)", "", key) for key in keys}
+    found = {key: match for key, name in plain.items() if (match := CONDITIONAL.fullmatch(name))}
+    numbers: dict[str, set[int]] = {}
+    for match in found.values():
+        numbers.setdefault(match[1], set()).add(int(match[2] or 0))
+    for key, (layer, number, leaf) in ((key, match.groups()) for key, match in found.items()):
+        place = sorted(numbers[layer]).index(int(number or 0))
+        plain[key] = f"{layer}_{place}{leaf}" if place else f"{layer}{leaf}"
+    names = {name: key for key, name in plain.items()}
+    if len(names) < len(plain):
+        double = next(key for key, name in plain.items() if names[name] != key)
+        raise ValueError(f"The checkpoint is of several networks: {double} and {names[plain[double]]}. Take one.")
+    return names
+
+
+OFFICIAL = Origin(
+    name="tf1",
+    sign=r"(^|/)stem/conv2d/kernel$",
+    ends={
+        "stem_conv": "stem/conv2d",
+        "stem_bn": "stem/tpu_batch_normalization",
+        "top_conv": "head/conv2d",
+        "top_bn": "head/tpu_batch_normalization",
+        "predictions": "head/dense",
+    },
+    block="blocks_{index}/",
+    pieces={
+        "plain": {
+            "dwconv": "depthwise_conv2d",
+            "bn": "tpu_batch_normalization",
+            "se_reduce": "se/conv2d",
+            "se_expand": "se/conv2d_1",
+            "project_conv": "conv2d",
+            "project_bn": "tpu_batch_normalization_1",
+        },
+        "widening": WIDENING,
+        "conditional": WIDENING
+        | {
+            "routing": "dense",
+            "expand_conv": "cond_conv2d",
+            "dwconv": "depthwise_cond_conv2d",
+            "project_conv": "cond_conv2d_1",
+        },
+        "fused": {
+            "expand_conv": "conv2d",
+            "expand_bn": "tpu_batch_normalization",
+            "se_reduce": "se/conv2d",
+            "se_expand": "se/conv2d_1",
+            "project_conv": "conv2d_1",
+            "project_bn": "tpu_batch_normalization_1",
+        },
+    },
+    leaves={
+        "kernel": "kernel",
+        "DepthwiseConv2D/kernel": "depthwise_kernel",
+        "CondConv2D/kernel": "condconv_kernel",
+        "DepthwiseCondConv2D/kernel": "depthwise_condconv_kernel",
+        **{leaf: leaf for leaf in ("bias", "gamma", "beta", "moving_mean", "moving_variance")},
+    },
+    flattens=True,
+    extras=r"^global_step$|/(RMSProp|Momentum|LARS\w*)(_\d+)?$",
+    rename=restart_counters,
+    graph=("same", 1e-3),
+)

@@ -1,0 +1,125 @@
+"""Files of weights of Keras 3, of Keras 2 and of keras-hub -> arrays under `layer/variable`."""
+
+import contextlib
+import shutil
+import tempfile
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import h5py
+import ml_dtypes
+import numpy as np
+
+from keras_efficientnet.weights.readers.stored import Stored, in_words
+
+WEIGHTS_IN_KERAS_FILE = "model.weights.h5"
+KERAS_HUB = ("model.weights.h5", "task.weights.h5")  # the network; the classifier, where there is one
+WHOLE = "a whole .weights.h5 or .keras file of Keras 3, nor an .h5 file of Keras 2"
+MOST_UNPACKED = 20  # times the size of a .keras file, which Keras does not compress, and others could by a tenth
+LEAVES = {  # by how many variables a layer has: Keras 3 numbers them
+    1: ("kernel",),
+    2: ("kernel", "bias"),
+    3: ("mean", "variance", "count"),
+    4: ("gamma", "beta", "moving_mean", "moving_variance"),
+}
+
+
+@contextlib.contextmanager
+def open_h5(path: Path) -> Iterator[dict[str, Stored]]:
+    """The arrays of a `.weights.h5`, `.keras` or `.h5` file.
+
+    Raises:
+        ValueError: it is none, or not whole.
+    """
+    with contextlib.ExitStack() as stack:
+        with in_words(path, WHOLE):
+            file = stack.enter_context(_unpack(path)) if zipfile.is_zipfile(path) else path
+            arrays = _read(stack.enter_context(h5py.File(file, "r")), path)
+        yield arrays
+
+
+@contextlib.contextmanager
+def open_preset(folder: Path) -> Iterator[dict[str, Stored]]:
+    """The arrays of a folder that keras-hub's `save_to_preset` wrote; raises as `open_h5`."""
+    with contextlib.ExitStack() as stack:
+        arrays: dict[str, Stored] = {}
+        for name in KERAS_HUB:
+            if (folder / name).is_file():
+                arrays |= stack.enter_context(open_h5(folder / name))
+        yield arrays
+
+
+@contextlib.contextmanager
+def _unpack(path):
+    """The weights of a `.keras` file, which their checksum has been held to, in a file that is not in memory."""
+    with tempfile.TemporaryFile() as file:
+        with zipfile.ZipFile(path) as archive, archive.open(WEIGHTS_IN_KERAS_FILE) as packed:
+            if archive.getinfo(WEIGHTS_IN_KERAS_FILE).file_size > MOST_UNPACKED * path.stat().st_size:
+                raise ValueError(f"its weights would become over {MOST_UNPACKED} times as large")
+            shutil.copyfileobj(packed, file, 2**20)
+        yield file
+
+
+def _read(h5, path):
+    root = _open(h5, "model_weights") if _has(h5, "model_weights") else h5  # in an .h5 file of a whole model
+    layers = _layers_of_keras_2(root) if "layer_names" in root.attrs else _layers_of_keras_3(h5)
+    arrays = {}
+    for layer, variables in layers:
+        for leaf, dataset in variables.items():
+            if f"{layer}/{leaf}" in arrays:
+                raise ValueError(f"it has {layer}/{leaf} twice")
+            arrays[f"{layer}/{leaf}"] = _store(dataset, path)
+    return arrays
+
+
+def _layers_of_keras_3(h5):
+    layers = _open(h5, "layers")
+    for group in (_open(layers, name) for name in layers):
+        variables = _open(group, "vars") if _has(group, "vars") else ()
+        if not len(variables):
+            continue
+        if "name" not in variables.attrs:
+            raise ValueError("its layers have no names, as before Keras 3.6. Load it with Keras and save it again")
+        leaves = LEAVES.get(len(variables), range(len(variables)))
+        yield _text(variables.attrs["name"]), {leaf: _open(variables, str(index)) for index, leaf in enumerate(leaves)}
+
+
+def _layers_of_keras_2(root):
+    for layer in map(_text, root.attrs["layer_names"]):
+        group = _open(root, layer)
+        names = [_text(name) for name in group.attrs["weight_names"]]
+        leaves = [name.rpartition("/")[2].partition(":")[0].replace("depthwise_kernel", "kernel") for name in names]
+        yield layer, {leaf: _open(group, name) for leaf, name in zip(leaves, names, strict=True)}
+
+
+def _open(group, path):
+    """What lies at a path in this very file; HDF5 by itself goes on into any other that a link or an array names."""
+    for name in path.split("/"):
+        if not _has(group, name):
+            raise ValueError(f"it has no {path}")
+        if not isinstance(group.get(name, getlink=True), h5py.HardLink):
+            raise ValueError(f"{path} in it is a link, which Keras never writes")
+        group = group[name]
+    if isinstance(group, h5py.Dataset) and (group.external or group.is_virtual):
+        raise ValueError(f"{path} in it has its numbers in another file, as Keras never writes them")
+    return group
+
+
+def _has(group, name):
+    return group.get(name, getlink=True) is not None  # `in` would follow a link
+
+
+def _text(name):
+    return name.decode("utf-8") if isinstance(name, bytes) else str(name)
+
+
+def _store(dataset, path):
+    short = dataset.attrs.get("dtype") == "bfloat16"  # which HDF5 lacks: two bytes of no type
+    dtype = np.dtype(ml_dtypes.bfloat16) if short and dataset.dtype.itemsize == 2 else dataset.dtype
+
+    def read() -> np.ndarray:
+        with in_words(path, WHOLE):
+            return np.asarray(dataset[()]).view(dtype)
+
+    return Stored(dataset.shape, dtype, read)
