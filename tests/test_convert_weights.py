@@ -138,7 +138,7 @@ def test_images_get_five_names_each(tiny, tmp_path):
     names = {name for _, name in models.imagenet_classes()}
     assert len(prediction.top) == 5
     assert {name for name, _ in prediction.top} <= names
-    with pytest.raises(ValueError, match=r"bad.jpg is no whole BMP"):
+    with pytest.raises(ValueError, match=r"bad.jpg cannot be decoded as BMP"):
         weight_files.identify(network, tiny, [str(tmp_path / "bad.jpg")])
     with pytest.raises(ValueError, match="no classifier"):
         weight_files.identify(models.make_model(tiny, include_top=False), tiny, [str(tmp_path / "one.jpg")])

@@ -146,12 +146,12 @@ def test_folder_without_records_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=re.escape(f"No files train-* in {str(tmp_path)!r}")):
         make_datasets(make_config(data_dir=str(tmp_path)), TINY._replace(resolution=8))
     (tmp_path / "train-00000-of-00001").touch()
-    with pytest.raises(ValueError, match="hold no record"):
+    with pytest.raises(ValueError, match="hold no records"):
         make_datasets(make_config(data_dir=str(tmp_path), mode="train"), TINY._replace(resolution=8))
 
 
 def test_names_of_the_classes_must_be_as_many_as_the_classes():
-    with pytest.raises(ValueError, match="names 10 classes, `num_label_classes` is 12"):
+    with pytest.raises(ValueError, match="`num_label_classes` must match the 10 class names of the data. Received: 12"):
         make_datasets(make_config(num_label_classes=12), TINY._replace(resolution=8))
 
 

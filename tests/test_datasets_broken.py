@@ -48,15 +48,15 @@ def flipped(file):
 RECORDS = {
     "noise after the header": (record(noisy(DATA), 2), "record 1 .* holds a corrupt JPEG"),
     "noise without markers": (record(noisy(DATA, below=255), 2), "record 1 .* holds a corrupt JPEG"),
-    "no header": (record(bytes(64) + DATA[64:], 2), "record 1 .* holds no picture that can be decoded"),
-    "half a JPEG": (record(DATA[: len(DATA) // 2], 2), "record 1 .* holds no picture that can be decoded"),
-    "no picture": (record(b"", 2), "record 1 .* holds no picture that can be decoded"),
+    "no header": (record(bytes(64) + DATA[64:], 2), "record 1 .* holds no image that can be decoded"),
+    "half a JPEG": (record(DATA[: len(DATA) // 2], 2), "record 1 .* holds no image that can be decoded"),
+    "no picture": (record(b"", 2), "record 1 .* holds no image that can be decoded"),
     "label 0": (record(DATA, 0), "record 1 .* has label 0; for 5 classes it must be 1 to 5"),
     "label too large": (record(DATA, 6), "record 1 .* has label 6; for 5 classes it must be 1 to 5"),
-    "no label": (record(DATA, None), "record 1 .* is no tf.train.Example with image/encoded and image/class/label"),
-    "no bytes": (record(None, 2), "record 1 .* is no tf.train.Example"),
-    "no Example": (b"this is text, and no Example", "record 1 .* is no tf.train.Example"),
-    "no text": (b"\xff\xfe\x80", "record 1 .* is no tf.train.Example"),  # TensorFlow cannot print its own error
+    "no label": (record(DATA, None), "record 1 .* is not a tf.train.Example with image/encoded and image/class/label"),
+    "no bytes": (record(None, 2), "record 1 .* is not a tf.train.Example"),
+    "no Example": (b"this is text, and no Example", "record 1 .* is not a tf.train.Example"),
+    "no text": (b"\xff\xfe\x80", "record 1 .* is not a tf.train.Example"),  # TensorFlow cannot print its own error
 }
 FILES = {
     "cut off": (cut_off, "record 1 .* cannot be read: the file is cut off or has a wrong checksum"),
@@ -84,7 +84,7 @@ def options(folder, **given):
 def test_reading_stops_and_names_the_record(tmp_path, kind):
     message = write_broken(tmp_path, kind)
     data = make_datasets(options(tmp_path), SMALL)
-    advice = ".*Mend it, or say `skip_broken_records`"
+    advice = ".*Repair it, or set `skip_broken_records`"
     with pytest.raises(ValueError, match=message + advice), damage.in_words(data.explain_valid):
         list(data.valid)
 
@@ -172,7 +172,7 @@ def test_noise_is_not_searched_again(epoch, is_found):
     def items(seed):
         return sound.repeat(6).concatenate(noise).skip(tf.cast(seed[1] == epoch, tf.int64)).take(6)
 
-    source = Source(6, items, records.parse, items)
+    source = Source(images=6, classes=5, items=items, load=records.parse, named=items)
     examples = train_examples(source, 6, make_config(data_dir="", num_label_classes=5, mode="train"), SMALL, 3, 0, 1)
     if is_found:
         with pytest.raises(tf.errors.InvalidArgumentError):
@@ -200,7 +200,7 @@ def test_broken_records_are_left_out_and_counted_if_so_wanted(tmp_path):
 
 def test_data_that_are_all_broken_stop_a_run_at_its_start(tmp_path):
     write_records(tmp_path / "validation-00000-of-00001", [record(b"no picture", 1)] * 6)
-    with pytest.raises(ValueError, match="record 0 .* holds no picture that can be decoded.*skip_broken_records"):
+    with pytest.raises(ValueError, match="record 0 .* holds no image that can be decoded.*skip_broken_records"):
         make_datasets(options(tmp_path), SMALL)
     with pytest.raises(ValueError, match="All 6 examples are broken. The first: .*record 0"):
         make_datasets(options(tmp_path, skip_broken_records=True), SMALL)

@@ -5,7 +5,7 @@ import pytest
 from conftest import TINY
 from pictures import jpeg, record, smooth, write_folder, write_records
 
-from keras_efficientnet.datasets import catalog, folders, make_datasets, transfer
+from keras_efficientnet.datasets import catalog, class_folders, make_datasets, transfer
 from keras_efficientnet.datasets.damage import in_words
 from keras_efficientnet.recipes import make_config
 
@@ -37,7 +37,7 @@ def test_folder_of_train_and_validation_gives_its_pictures_and_names(tmp_path):
 
 def test_folder_of_classes_keeps_every_tenth_picture_for_validation(tmp_path):
     write_folder(tmp_path, ["ant", "bee"], 21)
-    parts = folders.find_splits(str(tmp_path))
+    parts = class_folders.find_splits(str(tmp_path))
     held = [f"{name}/{place:03d}.jpg" for name in ("ant", "bee") for place in (9, 19)]
     assert [path.removeprefix(f"{tmp_path}/") for path in parts["validation"].paths] == held
     assert len(parts["train"].paths) == 38 and not set(parts["train"].paths) & set(parts["validation"].paths)
@@ -65,7 +65,7 @@ def test_broken_picture_in_a_folder_is_named(tmp_path):
     write_folder(tmp_path / "validation", ["one", "two"], 2)
     (tmp_path / "validation/two/000.jpg").write_bytes(jpeg()[:500])
     data = make_datasets(make_config(data_dir=str(tmp_path), dataset="folder", mode="eval"), SMALL)
-    with pytest.raises(ValueError, match="validation/two/000.jpg holds no picture that can be dec"):
+    with pytest.raises(ValueError, match="validation/two/000.jpg holds no image that can be decoded"):
         with in_words(data.explain_valid):
             list(data.valid)
 
@@ -74,18 +74,18 @@ def test_broken_picture_in_a_folder_is_named(tmp_path):
     ("make", "options", "message"),
     [
         (lambda folder: None, {}, "has no class folders"),
-        (lambda folder: (folder / "train/a").mkdir(parents=True), {}, "train/a has no picture with an ending of .bmp"),
-        (lambda folder: write_folder(folder, ["a", "b"], 2), {}, "No class has 10 pictures, of which one"),
-        (lambda folder: write_folder(folder / "val", ["a"], 1), {}, "no folder called train"),
+        (lambda folder: (folder / "train/a").mkdir(parents=True), {}, "train/a has no image file. Expected .bmp"),
+        (lambda folder: write_folder(folder, ["a", "b"], 2), {}, "No class has 10 images, so none can be held out"),
+        (lambda folder: write_folder(folder / "val", ["a"], 1), {}, "no folder train"),
         (
             lambda folder: (write_folder(folder / "train", ["a"], 1), write_folder(folder / "test", ["b"], 1)),
             {},
-            "has classes that training has not: b",
+            "has classes that the training data lack: b",
         ),
-        (lambda folder: write_folder(folder, ["a", "b"], 10), {"num_label_classes": 3}, "The data names 2 classes"),
-        (lambda folder: None, {"holdout_shards": 1}, "`holdout_shards` is for records"),
-        (lambda folder: None, {"dataset": "sample"}, "`dataset=sample` comes with the package"),
-        (lambda folder: None, {"data_dir": None}, "`dataset=folder` needs its folder"),
+        (lambda folder: write_folder(folder, ["a", "b"], 10), {"num_label_classes": 3}, "must match the 2 class names of the data. Received: 3"),
+        (lambda folder: None, {"holdout_shards": 1}, "`holdout_shards` needs records"),
+        (lambda folder: None, {"dataset": "sample"}, "`dataset=sample` is part of the package"),
+        (lambda folder: None, {"data_dir": None}, "`dataset=folder` needs a folder"),
         (lambda folder: None, {"data_dir": "/nowhere"}, "There is no folder '/nowhere'"),
     ],
 )
@@ -199,7 +199,7 @@ def test_damaged_file_of_tensorflow_datasets_is_noticed(tmp_path):
     path = next(tmp_path.glob("tiny/1.0.0/tiny-test.tfrecord*"))
     path.write_bytes(path.read_bytes()[:-100])
     data = make_datasets(make_config(data_dir=str(tmp_path), dataset="tiny", mode="eval"), SMALL)
-    with pytest.raises(ValueError, match="tiny/1.0.0, split test, has fewer examples than it says"):
+    with pytest.raises(ValueError, match="tiny/1.0.0, split test, has fewer examples than its metadata state"):
         with in_words(data.explain_valid):
             list(data.valid)
 
@@ -219,7 +219,7 @@ def test_a_part_of_a_data_set_of_the_paper_is_not_taken_for_the_whole(tmp_path):
     images = [catalog.open_split(builder, splits[name]).images for name in ("train", "validation")]
     assert images == [5, 4]
     with pytest.raises(
-        ValueError, match="Flowers has 102 classes, 2,040 images to train and 6,149.*Received: 2, 5 and 4"
+        ValueError, match="Flowers has 102 classes, 2,040 training images and 6,149 test images.*Received: 2, 5 and 4"
     ):
         transfer.check_transfer(builder.name, 2, images)
 
@@ -232,7 +232,7 @@ def test_a_data_set_of_the_paper_that_is_nowhere_to_load_is_read_from_its_folder
                 (tmp_path / split / name / f"{seed}.jpg").write_bytes(jpeg(seed=seed))
     with pytest.raises(ValueError, match="Birdsnap has 500 classes.*Received: 2, 4 and 2."):
         evaluate(tmp_path, dataset="birdsnap", mode="train_and_eval")
-    with pytest.raises(ValueError, match="Birdsnap is not in tensorflow-datasets. Give `data_dir`"):
+    with pytest.raises(ValueError, match="Birdsnap is not in tensorflow-datasets. Set `data_dir`"):
         make_datasets(make_config(dataset="birdsnap"), SMALL)
 
 

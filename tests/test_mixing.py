@@ -132,7 +132,7 @@ def test_no_alpha_leaves_the_pipeline_as_it_is():
 
 def test_one_image_cannot_be_mixed():
     single = tf.data.Dataset.from_tensors((IMAGES[:1], LABELS[:1]))
-    with pytest.raises(ValueError, match="2 images at least on each replica"):
+    with pytest.raises(ValueError, match="need at least 2 images on each replica"):
         mix_batches(single, make_mixing(0.2, 0.0, 4), SEEDS[0], first=0)
 
 

@@ -6,7 +6,7 @@ import tensorflow as tf
 from conftest import GOLDEN
 
 from keras_efficientnet.augmentation.operations import OPS, apply_op
-from keras_efficientnet.augmentation.policies import AUTOAUGMENT_MOST, POLICY_V0, RANDAUGMENT_MOST
+from keras_efficientnet.augmentation.policies import AUTOAUGMENT_LARGEST, POLICY_V0, RANDAUGMENT_LARGEST
 
 OFFICIAL, PIL = (np.load(GOLDEN / f"augmentation_{name}.npz") for name in ("official", "pil"))
 POLICIES = np.load(GOLDEN / "augmentation_policies.npz")
@@ -14,13 +14,13 @@ POLICIES = np.load(GOLDEN / "augmentation_policies.npz")
 PAIRS = ((0, 3), (1, 6), (4, 5), (7, 8), (9, 10), (11, 12), (13, 15), (14, 2), (15, 1), (12, 14))
 
 
-def apply(name, image, level, *, official, sign=1.0, center=None, most=RANDAUGMENT_MOST):
+def apply(name, image, level, *, official, sign=1.0, center=None, largest=RANDAUGMENT_LARGEST):
     """The operation with its chance decided from outside."""
     op = OPS[name]
     function = op.official if official and op.official else op.function
     if op.argument is None:
         return function(image)
-    argument = op.argument(level, most[name]) if name in most else op.argument(level)
+    argument = op.argument(level, largest[name]) if name in largest else op.argument(level)
     if name == "Cutout":
         return function(image, argument, tf.constant(center))
     return function(image, sign * argument if op.signed else argument)
@@ -30,7 +30,7 @@ def cases(name, official):
     """(picture, image by our operation, expected image) for every recorded level, and sign or centre."""
     moves = OPS[name].signed or name == "Cutout"
     for picture in ("tiles",) if moves else ("tiles", "flat"):
-        key = f"{'official' if official else 'pil'}/{picture}/{name}{'_ra' if name in RANDAUGMENT_MOST else ''}"
+        key = f"{'official' if official else 'pil'}/{picture}/{name}{'_ra' if name in RANDAUGMENT_LARGEST else ''}"
         source = OFFICIAL if official or key not in PIL else PIL
         expected = source[key if key in source else key.replace("pil/", "official/")]
         image = tf.constant(OFFICIAL[f"input/{picture}"])
@@ -70,11 +70,11 @@ def test_each_operation_is_the_official_one(name):
             assert not off.any(), f"{name} {picture}"
 
 
-def assert_pair(names, levels, most, expected):
+def assert_pair(names, levels, largest, expected):
     image = tf.constant(POLICIES["input/tiles"])
     center = (image.shape[0] // 2, image.shape[1] // 2)
     for name, level in zip(names, levels, strict=True):
-        image = apply(name, image, level, official=True, center=center, most=most)
+        image = apply(name, image, level, official=True, center=center, largest=largest)
     different = (image.numpy() != expected).any(axis=-1).mean()
     # Sharpness and Rotate hang on single precision: see above, and one pixel of 560 half-way between two
     assert different <= (0.04 if "Sharpness" in names else 1 / 560 if "Rotate" in names else 0), names
@@ -85,7 +85,7 @@ def test_the_25_pairs_of_autoaugment_are_the_official_ones():
         # of a pair with a chance of 0 that operation was left out
         operations = [(name, level) for name, chance, level in pair if chance > 0]
         names, levels = zip(*operations, strict=True)
-        assert_pair(names, levels, AUTOAUGMENT_MOST, expected)
+        assert_pair(names, levels, AUTOAUGMENT_LARGEST, expected)
 
 
 def test_the_chances_of_autoaugment_are_the_official_ones():
@@ -100,7 +100,7 @@ def test_the_chances_of_autoaugment_are_the_official_ones():
 def test_randaugments_operations_are_the_official_ones_in_the_official_order():
     names = list(OPS)
     for pair, expected in zip(PAIRS, POLICIES["randaug_15"], strict=True):
-        assert_pair([names[index] for index in pair], (15, 15), RANDAUGMENT_MOST, expected)
+        assert_pair([names[index] for index in pair], (15, 15), RANDAUGMENT_LARGEST, expected)
 
 
 def test_sign_and_place_come_from_the_draws_alone():
@@ -111,6 +111,6 @@ def test_sign_and_place_come_from_the_draws_alone():
         np.testing.assert_array_equal(turned, apply("Rotate", image, 5, official=False, sign=sign))
         np.testing.assert_array_equal(tf.function(apply_op)(image, "Rotate", 5, tf.constant([draw, 0.0, 0.0])), turned)
     for row, column in ((0.0, 0.999), (0.3, 0.7)):
-        hole = apply_op(image, "Cutout", 2, tf.constant([0.0, row, column]), most=RANDAUGMENT_MOST)
+        hole = apply_op(image, "Cutout", 2, tf.constant([0.0, row, column]), largest=RANDAUGMENT_LARGEST)
         center = (int(row * height), int(column * width))
         np.testing.assert_array_equal(hole, apply("Cutout", image, 2, official=False, center=center))

@@ -108,7 +108,7 @@ def test_random_windows_are_spread_as_the_official_ones():
     whole = tf.concat([[0, 0], shape], axis=0)
 
     def draw(index):
-        return preprocessing._random_window(shape, tf.stack([7, index]), otherwise=whole)
+        return preprocessing._random_window(shape, tf.stack([7, index]), fallback=whole)
 
     windows = tf.data.Dataset.range(4000).map(lambda index: draw(tf.cast(index, tf.int32))).batch(4000)
     windows = next(iter(windows)).numpy().astype(float)

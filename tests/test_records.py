@@ -100,22 +100,22 @@ def test_bytes_do_not_depend_on_the_processes_or_on_an_interruption(folder, tmp_
 
 def test_folder_of_other_records_is_not_mixed(folder, tmp_path):
     shards.write_records(str(folder), str(tmp_path / "out"), processes=1)
-    with pytest.raises(ValueError, match="holds records of other pictures or options"):
+    with pytest.raises(ValueError, match="holds records of other images or options"):
         shards.write_records(str(folder), str(tmp_path / "out"), processes=1, seed=1)
     (tmp_path / "out/to_records.json").unlink()
-    with pytest.raises(ValueError, match="holds records that were not made here"):
+    with pytest.raises(ValueError, match="holds records without to_records.json, made by another program"):
         shards.write_records(str(folder), str(tmp_path / "out"), processes=1)
 
 
 def test_no_file_is_empty(folder, tmp_path):
-    with pytest.raises(ValueError, match="train has 18 pictures. Choose fewer `train_files`"):
+    with pytest.raises(ValueError, match="train has 18 images. Reduce `train_files`"):
         shards.write_records(str(folder), str(tmp_path / "out"), train_files=10, processes=1)
 
 
 def test_imagenet_gets_its_official_number_of_files():
-    pictures = shards.folders.Pictures([f"{number}.jpg" for number in range(50_000)], [0] * 50_000, ["a"])
+    pictures = shards.ImageFiles([f"{number}.jpg" for number in range(50_000)], [0] * 50_000, ["a"])
     assert len(shards._plan("validation", pictures, "out", None, 0)) == 128
-    assert -(-1_281_167 // shards.PICTURES_PER_FILE["train"]) == 1024
+    assert -(-1_281_167 // shards.IMAGES_PER_FILE["train"]) == 1024
 
 
 @pytest.mark.parametrize(
@@ -125,7 +125,7 @@ def test_broken_picture_is_named_and_nothing_half_written(tmp_path, damage):
     write_folder(tmp_path / "in", ["a", "b"], 10)
     path = tmp_path / "in/b/003.jpg"
     path.write_bytes(damage(path.read_bytes()))
-    with pytest.raises(ValueError, match="in/b/003.jpg holds no sound JPEG, PNG, WebP or BMP"):
+    with pytest.raises(ValueError, match="in/b/003.jpg holds no valid JPEG, PNG, WebP or BMP"):
         shards.write_records(str(tmp_path / "in"), str(tmp_path / "out"), processes=1)
     assert not list((tmp_path / "out").glob("train-*"))
 

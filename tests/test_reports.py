@@ -13,10 +13,10 @@ from keras_efficientnet.evaluation.reports import draw_calibration, draw_confusi
 NAMES = ("tench", "crane", 'a "quoted", name', "crane", "no image of it")
 
 
-def outcomes(labels, choices, confidences=None):
-    labels, choices = np.array(labels), np.array(choices)
+def outcomes(labels, predicted, confidences=None):
+    labels, predicted = np.array(labels), np.array(predicted)
     sure = np.full(len(labels), 0.75) if confidences is None else np.array(confidences)
-    return Outcomes(labels, choices, np.ones(len(labels), bool), sure, np.zeros(len(labels)))
+    return Outcomes(labels, predicted, np.ones(len(labels), bool), sure, np.zeros(len(labels)))
 
 
 def random_outcomes(classes, images=400):
@@ -57,7 +57,7 @@ def test_worst_class_is_first_and_one_without_images_last(written):
 
 def test_confusions_name_who_is_taken_for_whom(written):
     assert rows_of(written / "confusions.csv") == [
-        ["right", "chosen", "images", "share_of_right"],
+        ["true_class", "predicted_class", "images", "share_of_true_class"],
         ["crane", "crane", "2", "1.000000"],
         ["tench", 'a "quoted", name', "1", "0.333333"],
         ["crane", "tench", "1", "0.500000"],
@@ -70,9 +70,9 @@ def test_tables_are_scikit_learns(tmp_path):
     write_reports(tmp_path, found, names)
     header, *rows = rows_of(tmp_path / "confusion_matrix.csv")
     assert header[1:] == [row[0] for row in rows] == names
-    expected = sklearn.metrics.confusion_matrix(found.labels, found.choices)
+    expected = sklearn.metrics.confusion_matrix(found.labels, found.predicted)
     np.testing.assert_array_equal([[int(cell) for cell in row[1:]] for row in rows], expected)
-    recall = sklearn.metrics.recall_score(found.labels, found.choices, average=None)
+    recall = sklearn.metrics.recall_score(found.labels, found.predicted, average=None)
     table = rows_of(tmp_path / "per_class.csv")[1:]
     assert [float(row[4]) for row in table] == sorted(float(row[4]) for row in table)
     assert {int(row[0]): float(row[4]) for row in table} == pytest.approx(dict(enumerate(recall)), abs=1e-6)
@@ -98,7 +98,7 @@ def test_matrix_of_a_thousand_classes_shows_its_diagonal(tmp_path):
     pairs = rows_of(tmp_path / "confusions.csv")[1:]
     assert len(pairs) == 100
     counts = [int(row[2]) for row in pairs]
-    wrong = sklearn.metrics.confusion_matrix(found.labels, found.choices) * (1 - np.eye(1000, dtype="int64"))
+    wrong = sklearn.metrics.confusion_matrix(found.labels, found.predicted) * (1 - np.eye(1000, dtype="int64"))
     assert counts == sorted(wrong.ravel(), reverse=True)[:100]
 
 
