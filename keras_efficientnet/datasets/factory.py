@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import tensorflow as tf
@@ -59,9 +60,6 @@ def make_datasets(config: TrainConfig, variant: Variant) -> Data:
         >>> data = make_datasets(TrainConfig(dataset="sample"), find_variant("efficientnet-b0"))
         >>> data.train_images, data.valid_images, data.classes
         (1442, 355, 10)
-        >>> image, label = next(iter(data.valid))
-        >>> image.shape
-        TensorShape([224, 224, 3])
     """
     names, classes, splits = open_splits(config)
     config = dataclasses.replace(config, num_label_classes=classes)
@@ -73,9 +71,7 @@ def make_datasets(config: TrainConfig, variant: Variant) -> Data:
     valid_images = config.num_eval_images or (valid.images if valid else 0)
 
     def train_from(start: int, shard_index: int = 0, shard_count: int = 1) -> tf.data.Dataset:
-        def share(index: int, count: int) -> tf.data.Dataset:
-            return train_examples(_required(train), train_images, config, variant, start, index, count)
-
+        share = partial(train_examples, _required(train), train_images, config, variant, start)
         return serve(share, config.tf_data_service, config.train_batch_size, shard_index, shard_count)
 
     def valid_shard(shard_index: int, shard_count: int) -> tf.data.Dataset:

@@ -49,21 +49,16 @@ def train_examples(
         raise ValueError(
             f"`train_batch_size` must be a multiple of the {shard_count} readers. Received: {config.train_batch_size}"
         )
-    slice_size = config.train_batch_size // shard_count
     all_seen = (-(-start // images) + 1) * images  # from this example on, every record was read once
-
-    def is_own(number: tf.Tensor, item: tuple) -> tf.Tensor:
-        return (number - start) % config.train_batch_size // slice_size == shard_index
+    seed_of = image_seeds(config)
 
     def own_items(first: int, last: int | None) -> tf.data.Dataset:
         items = _in_order(source.items, images, config, first, last)
-        return items.filter(is_own) if shard_count > 1 else items
+        return _shard(items, config.train_batch_size, start, shard_index, shard_count)
 
     def search(number: tf.Tensor, item: tuple) -> tuple:
         with tf.control_dependencies(read(source, item)):
             return tf.nest.map_structure(tf.identity, (number, item))
-
-    seed_of = image_seeds(config)
 
     def example(number: tf.Tensor, item: tuple) -> tuple[tf.Tensor, tf.Tensor]:
         data, label = read(source, item, search=False)
@@ -73,6 +68,15 @@ def train_examples(
     items = searched.concatenate(own_items(all_seen, None)).with_options(_without_autotune())
     # `map` comes last so that tf.data can fuse it with `batch`
     return items.map(example, num_parallel_calls=PARALLEL_CALLS, deterministic=True)
+
+
+def _shard(items: tf.data.Dataset, batch: int, start: int, shard_index: int, shard_count: int) -> tf.data.Dataset:
+    """Returns the numbered items of a worker: one slice of each global batch, counted from `start`."""
+
+    def is_own(number: tf.Tensor, item: tuple) -> tf.Tensor:
+        return (number - start) % batch // (batch // shard_count) == shard_index
+
+    return items.filter(is_own) if shard_count > 1 else items
 
 
 def _without_autotune() -> tf.data.Options:
