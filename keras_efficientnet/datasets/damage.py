@@ -165,16 +165,22 @@ def _decodes(data: tf.Tensor) -> tf.Tensor:
 
 
 def _attempt(function: Callable[[], Any], fallback: Any) -> Any:
-    """Returns the result of a function, or `fallback` if it raises: try and except in a graph."""
+    """Returns the result of a function, or `fallback` if it raises, also in a graph."""
+    if tf.executing_eagerly():
+        try:
+            return function()
+        except (tf.errors.OpError, UnicodeDecodeError):
+            return fallback
     value = tf.data.Dataset.from_tensors(0).map(lambda _: function()).ignore_errors()
     return value.concatenate(tf.data.Dataset.from_tensors(fallback)).take(1).get_single_element()
 
 
 def check_first(source: Source) -> None:
     """Raises ValueError if the first example is broken, so that data of a wrong kind stop a run at its start."""
-    problem = first_problem(source, source.named(None).take(1))
-    if problem:
-        raise ValueError(problem + ". Check `dataset` and `num_label_classes`, or set `skip_broken_records`.")
+    for item in source.named(None).take(1):
+        problem = describe(source, *item).numpy().decode()  # eager: for one example, faster than tracing a graph
+        if problem:
+            raise ValueError(problem + ". Check `dataset` and `num_label_classes`, or set `skip_broken_records`.")
 
 
 def find_broken(source: Source) -> tuple[int, list[str]]:
