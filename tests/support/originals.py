@@ -7,10 +7,10 @@ import warnings
 import numpy as np
 import pytest
 from conftest import GOLDEN
-from reference import reference_array, reference_images
 
 from keras_efficientnet import models
 from keras_efficientnet.weights import registry
+from support.reference import reference_array, reference_images
 
 # pixels of the reference images -> what the originals were run on: tests/golden/timm/cases.json, "normalisation"
 NORMALISATIONS = {
