@@ -25,8 +25,6 @@ QUICK = {
     "efficientnet-b0-torch",
 }
 MEMBERS = [pytest.param(name, marks=[] if name in QUICK else pytest.mark.slow) for name in VARIANTS]
-# an export of B0 takes 40 s, of B7 minutes: by default a small network of the kind that is hardest to convert (and B0
-# in test_main.py), and none of the largest
 
 
 @pytest.fixture(scope="module", params=MEMBERS)
