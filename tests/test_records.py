@@ -88,7 +88,10 @@ def test_processes_and_an_interruption_do_not_change_the_bytes(folder, tmp_path)
     expected = contents(tmp_path / "one")
     assert len(expected) == 6 and contents(tmp_path / "two") == expected
     (tmp_path / "two/train-00001-of-00003").unlink()
-    (tmp_path / "two/.train-00001-of-00003.part").write_bytes(b"of a process that was killed")
+    leftovers = [tmp_path / f"two/.train-00001-of-00003.{name}" for name in ("abcdefgh/train-00001-of-00003", "part")]
+    leftovers[0].parent.mkdir()
+    for leftover in leftovers:
+        leftover.write_bytes(b"left by a process that was killed")
     modified = (tmp_path / "two/train-00000-of-00003").stat().st_mtime_ns
     shards.write_records(str(folder), str(tmp_path / "two"), processes=1, **options)
     assert contents(tmp_path / "two") == expected

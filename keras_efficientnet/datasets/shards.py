@@ -14,6 +14,7 @@ import os
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import tensorflow as tf
@@ -23,6 +24,7 @@ from keras_efficientnet.datasets import class_folders
 from keras_efficientnet.datasets.class_folders import ImageFiles
 from keras_efficientnet.datasets.damage import is_corrupt
 from keras_efficientnet.datasets.records import FIRST_LABEL, LABEL_FILE
+from keras_efficientnet.files import replacing
 
 IMAGES_PER_FILE = {"train": 1252, "validation": 391}  # at most; gives ImageNet its 1024 and 128 files
 QUALITY = 100  # of the JPEGs that replace other formats
@@ -72,6 +74,7 @@ def write_records(
     shards = [shard for split in splits for shard in _plan(split, splits[split], output, wanted[split], seed)]
     tf.io.gfile.makedirs(output)
     _check_options(output, shards, {"seed": seed, "keep_png": keep_png})
+    _remove_leftovers(output)
     missing = [shard for shard in shards if not tf.io.gfile.exists(shard.path)]
     total = sum(len(shard.images) for shard in missing)
     with tqdm(total=total, unit="image", unit_scale=True, desc="writing", disable=not missing) as bar:
@@ -130,10 +133,20 @@ def _write_text(path: str, text: str) -> None:
 
 @contextlib.contextmanager
 def _replacing(path: str) -> Iterator[str]:
-    """Yields a path to write to, which replaces `path` when it is complete. Readers of records ignore its name."""
+    """Yields a temporary path that replaces `path`, local or gs://, when it is complete."""
+    if "://" not in path:
+        with replacing(path, overwrite=True, is_ours=Path.is_file) as new:
+            yield str(new)
+        return
     temporary = os.path.join(os.path.dirname(path), f".{os.path.basename(path)}.part")
     yield temporary
     tf.io.gfile.rename(temporary, path, overwrite=True)
+
+
+def _remove_leftovers(output: str) -> None:
+    """Removes the temporary files of processes that were killed."""
+    for path in tf.io.gfile.glob(os.path.join(output, ".*-of-*.*")):
+        tf.io.gfile.rmtree(path) if tf.io.gfile.isdir(path) else tf.io.gfile.remove(path)
 
 
 def _write_each(write: Callable[[Shard], int], shards: Sequence[Shard], processes: int) -> Iterator[int]:
