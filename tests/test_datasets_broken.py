@@ -237,7 +237,9 @@ def test_unusual_images_are_read_as_by_pillow(tmp_path):
     images = next(make_datasets(config, TINY._replace(resolution=40)).valid.batch(20).as_numpy_iterator())[0]
     for image, (kind, data) in zip(images, UNUSUAL.items(), strict=True):
         expected = np.array(Image.open(io.BytesIO(data)).convert("RGB"))[:, 4:44]
-        assert np.abs(image - expected).mean() < (30 if kind == "CMYK" else 1.5), kind  # CMYK: no one way
+        assert np.abs(image - expected).mean() < (30 if kind == "CMYK" else 1.5), (
+            kind
+        )  # decoders convert CMYK differently
 
 
 @pytest.mark.parametrize(("below", "least"), [(256, 95), (255, 85)])

@@ -52,7 +52,7 @@ def _has_wrong_length(data: tf.Tensor | bytes) -> tf.Tensor:
     is_checked = tf.size(scans) == 2
     is_checked &= tf.strings.length(scans[-1]) > SHORTEST_SCAN
     is_checked &= tf.strings.substr(data, -2, 2) == b"\xff\xd9"
-    return tf.cond(is_checked, lambda: _depends_on_filler(data), lambda: False)
+    return tf.cond(is_checked, lambda: _depends_on_filler(data), lambda: tf.constant(False))
 
 
 def _depends_on_filler(data: tf.Tensor | bytes) -> tf.Tensor:
@@ -71,7 +71,7 @@ def _depends_on_filler(data: tf.Tensor | bytes) -> tf.Tensor:
         is_plain = tf.reduce_all(images[0] == images[0][:1, :1])
         return needs_more | (tf.reduce_all(images[0] == images[2]) & ~is_plain)
 
-    return tf.cond((shape[0] - 1) % BLOCK > 0, compare, lambda: False)
+    return tf.cond((shape[0] - 1) % BLOCK > 0, compare, lambda: tf.constant(False))
 
 
 def _has_stray_marker(data: tf.Tensor | bytes) -> tf.Tensor:
@@ -147,7 +147,7 @@ def describe(source: Source, name: tf.Tensor, *item: tf.Tensor) -> tf.Tensor:
             (label >= 0) & (label < source.classes),
             tf.strings.join(["has label ", received, f"; for {source.classes} classes it must be {first} to {last}"]),
         ),
-        (~_attempt(lambda: is_corrupt(data), fallback=False), "holds a corrupt JPEG"),
+        (~_attempt(lambda: is_corrupt(data), fallback=tf.constant(False)), "holds a corrupt JPEG"),
         (_decodes(data), "holds no image that can be decoded: JPEG, PNG, GIF, BMP or WebP"),
     )
     problem = tf.constant("")
@@ -161,7 +161,7 @@ def _decodes(data: tf.Tensor) -> tf.Tensor:
         image = tf.io.decode_image(data, channels=3, expand_animations=False)
         return tf.size(image) > 0
 
-    return _attempt(decode, fallback=False)
+    return _attempt(decode, fallback=tf.constant(False))
 
 
 def _attempt(function: Callable[[], Any], fallback: Any) -> Any:
