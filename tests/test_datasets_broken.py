@@ -26,6 +26,7 @@ GOOD = [record(jpeg(seed=seed), 1 + seed) for seed in range(3)]
 LENGTHS = [len(value) + 16 for value in GOOD]
 DATA = jpeg(seed=7)
 SMALL = TINY._replace(resolution=32)
+NETWORK = {"width_coefficient": 0.25, "depth_coefficient": 0.2, "input_image_size": 32, "frozen_layers": "backbone"}
 
 
 def noisy(data, seed=0, below=256):
@@ -119,15 +120,14 @@ def test_training_stops_and_names_the_broken_record(tmp_path, start, kind):
 def test_run_on_two_replicas_names_the_broken_record(tmp_path, kind):
     """TensorFlow's own errors are about an image and about a file."""
     message, given = write_broken_train(tmp_path / "data", kind)
-    network = {"width_coefficient": 0.25, "depth_coefficient": 0.2, "input_image_size": 32}
     steps = {"train_batch_size": 2, "train_steps": 9, "num_replicas": 2}
     with pytest.raises(ValueError, match=message):
-        training.run(make_config(**given, **network, **steps, model_dir=str(tmp_path / "run")))
+        training.run(make_config(**given, **NETWORK, **steps, model_dir=str(tmp_path / "run")))
 
 
 def test_main_names_the_broken_record_in_one_line(tmp_path):
     message, given = write_broken_train(tmp_path / "data", "no text")
-    given |= {"width_coefficient": 0.25, "depth_coefficient": 0.2, "input_image_size": 32, "train_batch_size": 2}
+    given |= NETWORK | {"train_batch_size": 2}
     flags = [f"--{name}={value}" for name, value in given.items()]
     main = Path(__file__).parent.parent / "main.py"
     command = [sys.executable, str(main), f"--model_dir={tmp_path}/run", "--train_steps=9", *flags]
@@ -206,6 +206,17 @@ def test_skip_broken_records_leaves_out_and_counts_them(tmp_path):
     assert len(data.broken) == len(expected)
     for problem, message in zip(data.broken, expected, strict=True):
         assert tf.strings.regex_full_match(problem, f".*{message}.*")
+
+
+def test_a_broken_first_example_stops_a_run_at_its_start(tmp_path):
+    path = tmp_path / "validation-00000-of-00001"
+    for broken, message in RECORDS.values():
+        write_records(path, [broken, GOOD[0]])
+        with pytest.raises(ValueError, match=message.replace("record 1", "record 0") + ".*skip_broken_records"):
+            make_datasets(options(tmp_path), SMALL)
+    path.write_bytes(b"")
+    with pytest.raises(ValueError, match="record 0 .* cannot be read: the file is cut off.*skip_broken_records"):
+        make_datasets(options(tmp_path), SMALL)
 
 
 def test_only_broken_data_stop_a_run_at_its_start(tmp_path):
