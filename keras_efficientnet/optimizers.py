@@ -55,7 +55,7 @@ class RMSprop(keras.optimizers.Optimizer):
         self._momenta = [self.add_variable_from_reference(v, "momentum") for v in variables]
 
     def update_step(self, gradient: Tensor, variable: keras.Variable, learning_rate: Tensor) -> None:
-        index = self._get_variable_index(variable)  # the way of Keras's own subclasses; there is no public one
+        index = self._get_variable_index(variable)  # as in Keras's own optimizers; no public counterpart
         square, momentum = self._squares[index], self._momenta[index]
         rate = ops.cast(learning_rate, variable.dtype)
         gradient = ops.cast(gradient, variable.dtype)

@@ -139,7 +139,7 @@ def _central_window(shape: tf.Tensor, size: int, crop_fraction: float | None) ->
 
 
 def _random_window(shape: tf.Tensor, seed: tf.Tensor, fallback: tf.Tensor) -> tf.Tensor:
-    """Returns a random window, or `fallback` if every attempt failed: TensorFlow then returns the whole image."""
+    """Returns a random window, or `fallback` if every attempt failed: TensorFlow then returns the complete image."""
     begin, extent, _ = tf.image.stateless_sample_distorted_bounding_box(
         tf.concat([shape, [3]], axis=0),
         bounding_boxes=tf.constant([[[0.0, 0.0, 1.0, 1.0]]]),

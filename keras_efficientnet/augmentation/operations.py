@@ -68,15 +68,15 @@ def invert(image: tf.Tensor) -> tf.Tensor:
 
 def posterize(image: tf.Tensor, bits: float | tf.Tensor) -> tf.Tensor:
     """Keeps the upper `bits` of each level: 0 gives black, 8 or more the unchanged image."""
-    kept = tf.clip_by_value(tf.cast(bits, tf.int32), 0, 8)
-    mask = tf.bitwise.bitwise_and(tf.bitwise.left_shift(255, 8 - kept), 255)
+    count = tf.clip_by_value(tf.cast(bits, tf.int32), 0, 8)
+    mask = tf.bitwise.bitwise_and(tf.bitwise.left_shift(255, 8 - count), 255)
     return tf.bitwise.bitwise_and(image, tf.cast(mask, tf.uint8))
 
 
 def posterize_official(image: tf.Tensor, bits: float | tf.Tensor) -> tf.Tensor:
     """Like `posterize`, but always keeps a bit: out of the range 1 to 8, `bits` counts as 1."""
-    kept = tf.cast(bits, tf.int32)
-    return posterize(image, tf.where((kept < 1) | (kept > 8), 1, kept))
+    count = tf.cast(bits, tf.int32)
+    return posterize(image, tf.where((count < 1) | (count > 8), 1, count))
 
 
 def solarize(image: tf.Tensor, threshold: int) -> tf.Tensor:

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from tensorflow_datasets.core import DatasetBuilder
 
 SHUFFLE_BUFFER = 16_384  # examples; the files already hold them in a random order
-HELD_OUT = "90%"  # start of the held-out part of "train" if there is no "validation" and no "test" split
+HELD_OUT_FROM = "90%"  # the rest of "train" is held out if there is no "validation" and no "test" split
 
 
 def make_builder(name: str, data_dir: str | None) -> "DatasetBuilder":
@@ -48,7 +48,7 @@ def find_splits(builder: "DatasetBuilder") -> dict[str, str]:
     held_out = next((split for split in ("validation", "test") if split in existing), None)
     if held_out:
         return {"train": "train", "validation": held_out}
-    return {"train": f"train[:{HELD_OUT}]", "validation": f"train[{HELD_OUT}:]"}
+    return {"train": f"train[:{HELD_OUT_FROM}]", "validation": f"train[{HELD_OUT_FROM}:]"}
 
 
 def find_features(builder: "DatasetBuilder") -> tuple[str, str]:

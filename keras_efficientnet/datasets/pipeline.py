@@ -1,7 +1,7 @@
 """Turns a source into the images of a run. Only the seed and the number of an example decide its order and pixels.
 
-Threads, the number of workers and interruptions change nothing. Examples that were seen before, or that belong to other
-workers, are skipped before anything is decoded. A broken example raises an error of TensorFlow that does not name it:
+Threads, the number of workers and interruptions change nothing. Examples that the run has already seen, or that
+belong to other workers, are skipped before anything is decoded. A broken example raises an error of TensorFlow that does not name it:
 `explain_train` and `explain_valid` find its name afterwards.
 """
 
@@ -94,7 +94,7 @@ def _split_seed(config: TrainConfig) -> list[tf.Tensor]:
 def _in_order(items: Items, images: int, config: TrainConfig, start: int, stop: int | None = None) -> tf.data.Dataset:
     """Returns (number, item) of the examples from `start` on, counted over all epochs.
 
-    `stop`, rounded up to a whole epoch, ends the dataset; it is endless without.
+    The dataset ends at `stop`, rounded up to a complete epoch; without `stop` it is endless.
     """
     order_seed = _split_seed(config)[0]
 

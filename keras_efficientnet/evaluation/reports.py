@@ -60,7 +60,7 @@ def confusion_rows(matrix: np.ndarray, class_names: Sequence[str]) -> list[list[
     """Returns a header, and (true class, predicted class, images, share of the images of the true class) per pair."""
     wrong = matrix - np.diag(matrix.diagonal())
     order = np.argsort(-wrong, axis=None, kind="stable")[:MAX_CONFUSIONS]
-    pairs = [divmod(int(place), len(matrix)) for place in order if wrong.flat[place]]
+    pairs = [divmod(int(index), len(matrix)) for index in order if wrong.flat[index]]
     totals = matrix.sum(axis=1)
     rows = [[class_names[i], class_names[j], wrong[i, j], f"{wrong[i, j] / totals[i]:.6f}"] for i, j in pairs]
     return [["true_class", "predicted_class", "images", "share_of_true_class"], *rows]
