@@ -1,8 +1,8 @@
 """Turns a source into the images of a run. Only the seed and the number of an example decide its order and pixels.
 
-Threads, the number of workers and interruptions change nothing. Examples that the run has already seen, or that
-belong to other workers, are skipped before anything is decoded. A broken example raises an error of TensorFlow that does not name it:
-`explain_train` and `explain_valid` find its name afterwards.
+Threads, the number of workers and interruptions change nothing. Examples that the run has already seen, or that belong
+to other workers, are skipped before anything is decoded. A broken example raises an error of TensorFlow that does not
+name it: `explain_train` and `explain_valid` find its name afterwards.
 """
 
 from collections.abc import Callable
