@@ -15,6 +15,7 @@ from reference import reference_images
 from keras_efficientnet import models
 from keras_efficientnet.architectures import VARIANTS, official_name
 from keras_efficientnet.weights import registry
+from keras_efficientnet.weights.origins.timm import to_timm
 
 QUICK = {
     *("tf_efficientnet_b0", "tf_efficientnet_cc_b0_4e", "efficientnet_b1_pruned", "tf_efficientnet_lite0"),
@@ -48,8 +49,8 @@ def test_a_network_equals_timms(name, golden):
     """Logits and maps at every recorded size; and back to timm, every array is the one that came."""
     state, logits = read_state(name), golden("timm/logits.npz")
     model = make(name)
-    registry.from_timm(model, state)
-    back = registry.to_timm(model)
+    registry.convert(model, state, origin="timm")
+    back = to_timm(model)
     assert {key: (array.shape, array.dtype.name) for key, array in back.items()} == {
         key: (array.shape, array.dtype.name) for key, array in state.items()
     }
@@ -74,13 +75,13 @@ def model(tiny):
 def arrays(model):
     """timm's arrays for the tiny network, each with numbers of its own."""
     rng = np.random.default_rng(0)
-    return {key: rng.uniform(0.5, 1.5, x.shape).astype(x.dtype) for key, x in registry.to_timm(model).items()}
+    return {key: rng.uniform(0.5, 1.5, x.shape).astype(x.dtype) for key, x in to_timm(model).items()}
 
 
 def assert_refused(model, arrays, message):
     before = model.get_weights()
     with pytest.raises(ValueError, match=message):
-        registry.from_timm(model, arrays, "b0.pth")
+        registry.convert(model, arrays, "b0.pth", origin="timm")
     for old, new in zip(before, model.get_weights(), strict=True):
         np.testing.assert_array_equal(old, new)
 
@@ -90,7 +91,7 @@ def test_what_does_not_fit_is_listed_and_changes_nothing(model, arrays):
     assert_refused(
         model,
         arrays,
-        r"b0.pth does not fit tiny. Missing: \['blocks.2.0.conv_pwl.weight'\]. Unused: \['conv_extra.weight'\]",
+        r"b0.pth does not match tiny. Missing: \['blocks.2.0.conv_pwl.weight'\]. Unused: \['conv_extra.weight'\]",
     )
 
 
@@ -98,7 +99,7 @@ def test_what_does_not_fit_is_listed_and_changes_nothing(model, arrays):
 def test_an_array_of_another_shape_is_named_and_changes_nothing(model, arrays, key):
     shape = list(arrays[key].shape)
     arrays[key] = np.zeros([shape[0] + 1, *shape[1:]], "float32")
-    assert_refused(model, arrays, f"b0.pth does not fit tiny: {key} is .* the file has")
+    assert_refused(model, arrays, f"b0.pth does not match tiny: {key} is .* the file has")
 
 
 def test_numbers_that_are_no_fractions_are_refused(model, arrays):
@@ -107,7 +108,7 @@ def test_numbers_that_are_no_fractions_are_refused(model, arrays):
 
 
 def test_the_arrays_of_another_variant_are_refused(model):
-    assert_refused(model, read_state("tf_efficientnet_b1"), r"Unused: \[.* and \d+ more\]. Is it this variant\?")
+    assert_refused(model, read_state("tf_efficientnet_b1"), r"Unused: \[.* and \d+ more\]. Check that the file is")
 
 
 def test_a_network_that_is_none_of_ours_is_refused(arrays):
@@ -125,26 +126,26 @@ def test_layers_of_others_before_the_network_are_left_alone(tiny, arrays):
     colour = keras.layers.Conv2D(3, 1, name="colour")(image)
     network = models.make_model(tiny, classes=10, input_tensor=colour)
     before = network.get_layer("colour").get_weights()
-    registry.from_timm(network, arrays)
+    registry.convert(network, arrays, origin="timm")
     np.testing.assert_array_equal(network.get_layer("colour").get_weights()[0], before[0])
     np.testing.assert_array_equal(network.get_layer("top_bn").get_weights()[1], arrays["bn2.bias"])
-    registry.from_timm(models.features(network), arrays)  # without its head
+    registry.convert(models.features(network), arrays, origin="timm")  # without its head
 
 
 def test_a_network_inside_another_model_is_pointed_at(model, arrays):
     outer = keras.Sequential([model], name="outer")
-    with pytest.raises(ValueError, match=r"outer has no layer .* Give outer.get_layer\('tiny'\)"):
-        registry.from_timm(outer, arrays)
+    with pytest.raises(ValueError, match=r"outer has no layer .* Pass outer.get_layer\('tiny'\)"):
+        registry.convert(outer, arrays, origin="timm")
 
 
 def test_half_precision_fills_a_model(model, arrays):
-    registry.from_timm(model, {key: x.astype("float16") for key, x in arrays.items()})
+    registry.convert(model, {key: x.astype("float16") for key, x in arrays.items()}, origin="timm")
     np.testing.assert_array_equal(model.get_layer("stem_bn").get_weights()[0], arrays["bn1.weight"].astype("float16"))
 
 
 def test_without_a_top_the_classifier_is_left_over_quietly(tiny, arrays):
     headless = models.make_model(tiny, include_top=False)
-    registry.from_timm(headless, arrays)
+    registry.convert(headless, arrays, origin="timm")
     np.testing.assert_array_equal(headless.get_layer("top_bn").get_weights()[1], arrays["bn2.bias"])
 
 
@@ -152,9 +153,9 @@ def test_other_classes_keep_the_backbone_and_say_so(tiny, arrays):
     other = models.make_model(tiny, classes=7, name="seven")
     before = other.get_layer("predictions").get_weights()
     with pytest.warns(
-        UserWarning, match="b0.pth is for 10 classes, seven for 7: its classifier stays as it was. Train it"
+        UserWarning, match="b0.pth is for 10 classes, seven for 7: its classifier is left unchanged. Train it"
     ):
-        registry.from_timm(other, arrays, "b0.pth")
+        registry.convert(other, arrays, "b0.pth", origin="timm")
     np.testing.assert_array_equal(other.get_layer("predictions").get_weights()[0], before[0])
     np.testing.assert_array_equal(other.get_layer("top_bn").get_weights()[1], arrays["bn2.bias"])
 
@@ -164,7 +165,7 @@ def test_other_classes_keep_the_backbone_and_say_so(tiny, arrays):
 def test_other_channels_adapt_the_stem_and_say_so(tiny, arrays, channels):
     other = models.make_model(tiny, classes=10, input_shape=(32, 32, channels), name="other")
     with pytest.warns(UserWarning, match=f"b0.pth is for RGB, other for images of {channels} channels: the stem is"):
-        registry.from_timm(other, arrays, "b0.pth")
+        registry.convert(other, arrays, "b0.pth", origin="timm")
     red, green, blue = arrays["conv_stem.weight"].transpose(1, 2, 3, 0)
     expected = [red + green + blue] if channels == 1 else [red, green, blue, red, green, blue][:channels]
     scale = 1 if channels == 1 else 3 / channels
@@ -181,7 +182,7 @@ def test_a_grey_image_means_the_same_to_one_channel_and_to_three(tiny, arrays):
         warnings.simplefilter("ignore")
         for channels in (1, 3):
             network = models.make_model(row, classes=10, input_shape=(32, 32, channels))
-            registry.from_timm(network, arrays)
+            registry.convert(network, arrays, origin="timm")
             outputs.append(network(np.repeat(grey, channels, axis=-1), training=False))
     np.testing.assert_allclose(*outputs, rtol=1e-4)
 
@@ -193,7 +194,7 @@ def test_b7_is_converted_within_three_seconds_and_two_copies():
     size = sum(array.nbytes for array in state.values())
     resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     start = time.perf_counter()
-    registry.from_timm(network, state)
+    registry.convert(network, state, origin="timm")
     assert time.perf_counter() - start < 3
     grown = 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - resident)
     assert grown < 0.2 * size  # the two copies were there before: the arrays and the model

@@ -12,16 +12,17 @@ from test_conversion_tf1 import save
 from test_readers import write_state
 
 from keras_efficientnet import load_weights, models
-from keras_efficientnet.weights import registry
 from keras_efficientnet.weights.engine import extract
+from keras_efficientnet.weights.origins.keras import to_keras_applications
 from keras_efficientnet.weights.origins.tf1 import OFFICIAL
+from keras_efficientnet.weights.origins.timm import to_timm
 
 WRITERS = {
     "x.weights.h5": keras.Model.save_weights,
     "x.keras": keras.Model.save,
-    "x.h5": registry.to_keras_applications,
-    "x.safetensors": lambda model, path: safetensors.numpy.save_file(registry.to_timm(model), path),
-    "x.pth": lambda model, path: write_state(path, registry.to_timm(model)),
+    "x.h5": to_keras_applications,
+    "x.safetensors": lambda model, path: safetensors.numpy.save_file(to_timm(model), path),
+    "x.pth": lambda model, path: write_state(path, to_timm(model)),
     "model.ckpt-109474.index": lambda model, path: save(path.parent, {p.key: x for p, x in extract(model, OFFICIAL)}),
 }
 CHECKED = {"x.keras", "x.pth", "model.ckpt-109474.index"}  # with a checksum

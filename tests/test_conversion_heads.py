@@ -10,6 +10,7 @@ from reference import fill
 from keras_efficientnet import load_weights, models
 from keras_efficientnet.weights import registry
 from keras_efficientnet.weights.engine import extract
+from keras_efficientnet.weights.origins.timm import to_timm
 
 ORIGINS = [name for name in registry.ORIGINS if name != "ours"]
 
@@ -36,7 +37,7 @@ def numbered(tiny, origin, classes):
 def test_a_thousand_classes_leave_the_background_out(tiny, origin):
     source, arrays = numbered(tiny, origin, 1001)
     model = build(tiny, origin, 1000)
-    with pytest.warns(UserWarning, match="x is for 1001 classes, the background first: of1000 takes the other 1000"):
+    with pytest.warns(UserWarning, match="x is for 1001 classes, the background first: of1000 uses the other 1000"):
         registry.convert(model, arrays, "x", origin=origin.name)
     kernel, bias = model.get_layer("predictions").get_weights()
     np.testing.assert_array_equal(bias, np.arange(1, 1001))
@@ -58,7 +59,7 @@ def test_larger_imagenets_are_told_by_their_name(tiny, classes, words):
     registry.convert(same, arrays)
     assert same.get_layer("predictions").get_weights()[1][-1] == classes - 1
     before = other.get_layer("predictions").get_weights()
-    message = f"is for {classes} classes, those of {words}, of1000 for 1000: its classifier stays as it was. Train it"
+    message = f"is for {classes} classes, those of {words}, of1000 for 1000: its classifier is left unchanged. Train it"
     with pytest.warns(UserWarning, match=message):
         registry.convert(other, arrays)
     np.testing.assert_array_equal(other.get_layer("predictions").get_weights()[0], before[0])
@@ -71,7 +72,7 @@ def test_other_classes_keep_the_classifier_and_say_so(tiny, origin, classes):
     model = build(tiny, origin, 7)
     before = model.get_layer("predictions").get_weights()
     with pytest.warns(
-        UserWarning, match=f"is for {classes} classes, of7 for 7: its classifier stays as it was. Train it"
+        UserWarning, match=f"is for {classes} classes, of7 for 7: its classifier is left unchanged. Train it"
     ):
         registry.convert(model, arrays, origin=origin.name)
     np.testing.assert_array_equal(model.get_layer("predictions").get_weights()[0], before[0])
@@ -93,7 +94,7 @@ def test_a_classifier_of_another_width_is_refused(tiny, origin):
     name = f"{origin.ends['predictions']}{origin.separator}{origin.leaves['kernel']}"
     arrays[name] = np.concatenate([arrays[name]] * 2, axis=1 if origin.separator == "." else 0)
     with pytest.raises(
-        ValueError, match="does not fit of9: .* Build the model with classes=7, or with include_top=Fal"
+        ValueError, match="does not match of9: .* Build the model with classes=7, or with include_top=Fal"
     ):
         registry.convert(build(tiny, origin, 9), arrays, origin=origin.name)
 
@@ -102,9 +103,9 @@ def test_a_warning_that_is_an_error_leaves_the_network_as_it_was(tiny):
     """As under `python -W error`."""
     model = models.make_model(tiny, classes=7)
     before = model.get_weights()
-    with warnings.catch_warnings(), pytest.raises(UserWarning, match="its classifier stays as it was"):
+    with warnings.catch_warnings(), pytest.raises(UserWarning, match="its classifier is left unchanged"):
         warnings.simplefilter("error", UserWarning)
-        registry.convert(model, registry.to_timm(fill(models.make_model(tiny, classes=10))))
+        registry.convert(model, to_timm(fill(models.make_model(tiny, classes=10))))
     for old, new in zip(before, model.get_weights(), strict=True):
         np.testing.assert_array_equal(old, new)
 

@@ -19,8 +19,7 @@ from keras_efficientnet.recipes import make_config
 from keras_efficientnet.runs import RunFolder
 from keras_efficientnet.training.state import Run, make_variant
 from keras_efficientnet.weights.engine import extract
-from keras_efficientnet.weights.origins.keras import KERAS_HUB
-from keras_efficientnet.weights.registry import to_keras_applications
+from keras_efficientnet.weights.origins.keras import KERAS_HUB, to_keras_applications
 
 SIZES = [slow_if_large(f"b{number}", number) for number in range(8)]
 SHAPE = (64, 64, 3)

@@ -19,7 +19,9 @@ from originals import (
 
 from keras_efficientnet import load_weights, models
 from keras_efficientnet.weights import registry
-from keras_efficientnet.weights.origins.pytorch import LUKEMELAS, TORCHVISION
+from keras_efficientnet.weights.origins.lukemelas import LUKEMELAS
+from keras_efficientnet.weights.origins.timm import to_timm
+from keras_efficientnet.weights.origins.torchvision import TORCHVISION
 
 COUNTER = "num_batches_tracked"
 PADDED_ANEW = {"b5", "b6", "b7"}  # of torchvision: trained with SAME padding
@@ -119,7 +121,7 @@ def test_an_unknown_origin_is_refused_with_those_there_are(network, tmp_path):
 
 def test_an_origin_that_the_names_are_not_of_is_refused(network):
     with pytest.raises(ValueError, match=r"Missing: \['_blocks.0._bn1.bias'.*Unused: \['blocks.0.0.bn1.bias'"):
-        registry.convert(network, registry.to_timm(network), origin="lukemelas")
+        registry.convert(network, to_timm(network), origin="lukemelas")
 
 
 @pytest.mark.parametrize("name", ["efficientnet-edgetpu-S", "efficientnet-condconv-b0-4e"])

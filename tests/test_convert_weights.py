@@ -11,7 +11,7 @@ from reference import fill, reference_images
 from test_export import ROOT, run
 
 from keras_efficientnet import export, models
-from keras_efficientnet.export import weight_files, writers
+from keras_efficientnet.export import weight_files
 from keras_efficientnet.weights import pretrained
 
 SCRIPT = ROOT / "export/convert_weights.py"
@@ -26,7 +26,7 @@ def model(tiny):
 @pytest.fixture(scope="module")
 def file(model, tmp_path_factory):
     path = tmp_path_factory.mktemp("source") / "tiny.safetensors"
-    writers.write(model, path)
+    weight_files.write(model, path)
     return path
 
 
@@ -38,11 +38,11 @@ def assert_equal_weights(one, other):
         assert all(np.array_equal(*pair) for pair in pairs), name
 
 
-@pytest.mark.parametrize("ending", writers.WRITERS)
+@pytest.mark.parametrize("ending", weight_files.WRITERS)
 def test_every_kind_of_file_holds_every_array(tiny, model, tmp_path, ending):
     path = tmp_path / f"new{ending}"
     arrays = sum(len(layer.weights) for layer in model.layers)
-    assert writers.write(model, path) == arrays
+    assert weight_files.write(model, path) == arrays
     found, mapped = weight_files.load(tiny, path)
     assert_equal_weights(found, model)
     assert (mapped.filled, mapped.adaptions) == (arrays, ())
@@ -50,14 +50,14 @@ def test_every_kind_of_file_holds_every_array(tiny, model, tmp_path, ending):
 
 
 def test_a_path_without_ending_becomes_a_saved_model(model, tmp_path):
-    assert writers.write(model, tmp_path / "new") == 0
+    assert weight_files.write(model, tmp_path / "new") == 0
     np.testing.assert_allclose(export.load_saved_model(tmp_path / "new")(IMAGES), model(IMAGES), atol=1e-5)
 
 
-@pytest.mark.parametrize("ending", writers.WRITERS)
+@pytest.mark.parametrize("ending", weight_files.WRITERS)
 def test_who_may_read_a_new_file_may_read_a_conversion(model, tmp_path, ending):
     (tmp_path / "usual").touch()
-    writers.write(model, tmp_path / f"new{ending}")
+    weight_files.write(model, tmp_path / f"new{ending}")
     assert (tmp_path / f"new{ending}").stat().st_mode == (tmp_path / "usual").stat().st_mode
 
 
@@ -66,7 +66,7 @@ def test_who_may_read_a_new_file_may_read_a_conversion(model, tmp_path, ending):
     [(".safetensors", "num_batches_tracked"), (".h5", "normalization/"), (".weights.h5", None)],
 )
 def test_arrays_without_a_counterpart_are_named(tiny, model, tmp_path, ending, left_out):
-    writers.write(model, tmp_path / f"new{ending}")
+    weight_files.write(model, tmp_path / f"new{ending}")
     _, mapped = weight_files.load(tiny, tmp_path / f"new{ending}")
     assert bool(mapped.left_out) == bool(left_out)
     assert all(left_out in name for name in mapped.left_out)
@@ -75,7 +75,7 @@ def test_arrays_without_a_counterpart_are_named(tiny, model, tmp_path, ending, l
 def test_the_file_tells_the_number_of_classes(tiny, file, tmp_path):
     assert weight_files.load(tiny, file)[0].output_shape == (None, 10)
     backbone = fill(models.make_model(tiny, include_top=False))
-    writers.write(backbone, tmp_path / "notop.weights.h5")
+    weight_files.write(backbone, tmp_path / "notop.weights.h5")
     found, _ = weight_files.load(tiny, tmp_path / "notop.weights.h5")
     assert_equal_weights(found, backbone)
 
@@ -99,35 +99,35 @@ def test_other_classes_leave_the_classifier_and_say_so(tiny, file):
     assert found.output_shape == (None, 7)
     assert {"classifier.weight", "classifier.bias"} <= {*mapped.left_out}
     [adaption] = mapped.adaptions
-    assert "for 10 classes, efficientnet for 7: its classifier stays as it was" in adaption
+    assert "for 10 classes, efficientnet for 7: its classifier is left unchanged" in adaption
 
 
 def test_a_file_that_is_not_the_model_is_not_left(tiny, model, monkeypatch, tmp_path):
     path = tmp_path / "old.weights.h5"
     path.write_bytes(b"old")
     other = models.make_model(tiny, classes=10)
-    monkeypatch.setitem(writers.WRITERS, ".weights.h5", lambda _, path: other.save_weights(path))
+    monkeypatch.setitem(weight_files.WRITERS, ".weights.h5", lambda _, path: other.save_weights(path))
     with pytest.raises(RuntimeError, match="stem_conv/kernel is not in the file as efficientnet has it"):
-        writers.write(model, path, overwrite=True)
+        weight_files.write(model, path, overwrite=True)
     assert [*tmp_path.iterdir()] == [path]
     assert path.read_bytes() == b"old"
 
 
-@pytest.mark.parametrize("ending", writers.WRITERS)
+@pytest.mark.parametrize("ending", weight_files.WRITERS)
 def test_a_writer_that_fails_leaves_nothing(model, monkeypatch, tmp_path, ending):
     def fail(_, path):
         path.write_bytes(b"half")
         raise OSError("No space left on device")
 
-    monkeypatch.setitem(writers.WRITERS, ending, fail)
+    monkeypatch.setitem(weight_files.WRITERS, ending, fail)
     with pytest.raises(OSError, match="No space left"):
-        writers.write(model, tmp_path / f"new{ending}")
+        weight_files.write(model, tmp_path / f"new{ending}")
     assert not [*tmp_path.iterdir()]
 
 
 def test_an_unknown_ending_is_refused(model, tmp_path):
     with pytest.raises(ValueError, match=r"must end in .weights.h5, .keras, .safetensors, .h5, or in nothing"):
-        writers.write(model, tmp_path / "new.pth")
+        weight_files.write(model, tmp_path / "new.pth")
 
 
 def test_images_get_five_names_each(tiny, tmp_path):
@@ -202,9 +202,9 @@ def test_published_weights_bring_their_normalisation(converted, monkeypatch, tmp
     ("options", "message"),
     [
         ("--weights=tiny.safetensors --output=tiny.safetensors", "tiny.safetensors exists. Choose another path"),
-        ("--weights=bad.pth --output=new.keras", "bad.pth is not a whole .pth file"),
+        ("--weights=bad.pth --output=new.keras", "bad.pth is not a complete .pth file"),
         ("--weights=absent.h5 --output=new.keras", "`weights` must be None or the path of"),
-        ("--weights=tiny.safetensors --output=new.keras", "tiny.safetensors does not fit efficientnet-b0. "),
+        ("--weights=tiny.safetensors --output=new.keras", "tiny.safetensors does not match efficientnet-b0. "),
         ("--weights=tiny.safetensors --output=new.pth", "`output` must end in .weights.h5"),
         ("--weights=noisy --output=new", "There are no weights 'noisy' of efficientnet-b0. Choose one of: 'noisy-st"),
         ("--weights=tiny.safetensors --output=new --source=jax", "Unknown origin 'jax'. Choose one of: timm, "),

@@ -53,7 +53,7 @@ def test_progress_is_shown(fetch, capsys):
 def test_a_file_with_another_hash_is_not_kept(server, fetch, tmp_path):
     server.files[f"/weights/{NAME}"] = CONTENT[:-1] + b"?"
     with pytest.raises(
-        ValueError, match=f"What came from {server.url}/weights/{NAME} has another SHA-256 than its name"
+        ValueError, match=f"The file from {server.url}/weights/{NAME} has another SHA-256 than its name"
     ):
         fetch()
     assert names(tmp_path) == []

@@ -208,8 +208,8 @@ def test_what_the_cache_has_is_found_without_a_network(fetch, tmp_path):
 
 LINE = (
     r"The weights tf_efficientnet_b0\.aa_in1k are not in the cache\. Tried {}/timm/tf_efficientnet_b0\.aa_in1k/"
-    r"model\.safetensors: {}\. Or bring https://github\.com/\S+/tf_efficientnet_b0_aa-827b6e33\.pth here yourself and "
-    r'give its path: weights="path/to/file"\.'
+    r"model\.safetensors: {}\. Or download https://github\.com/\S+/tf_efficientnet_b0_aa-827b6e33\.pth yourself and "
+    r'pass its path: weights="path/to/file"\.'
 )
 
 
@@ -256,7 +256,7 @@ def test_a_connection_to_the_hub_that_always_breaks_off_leaves_no_file(server, f
 def test_without_huggingface_hub_the_error_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)  # as Python does for what cannot be imported
     with pytest.raises(
-        ModuleNotFoundError, match=r"pip install 'keras_efficientnet\[weights\]'\. Or bring https://git"
+        ModuleNotFoundError, match=r"pip install 'keras_efficientnet\[weights\]'\. Or download https://git"
     ):
         pretrained.fetch(pretrained.find("efficientnet-b0", "imagenet"))
 
@@ -271,7 +271,7 @@ def test_a_file_that_is_not_on_the_hub_comes_from_its_url_into_the_folder_of_ker
     assert pretrained.fetch(row).read_bytes() == CONTENT
     shutil.rmtree(tmp_path / "models")
     message = (
-        rf"^The weights efficientnet_b1.IMAGENET1K_V2 are .* Tried {row.url}: .* refused.*\. Or bring {row.url} here"
+        rf"^The weights efficientnet_b1.IMAGENET1K_V2 are .* Tried {row.url}: .* refused.*\. Or download {row.url} here"
     )
     with pytest.raises(ConnectionError, match=message):
         pretrained.fetch(row)

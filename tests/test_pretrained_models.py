@@ -14,8 +14,9 @@ from keras_efficientnet import models
 from keras_efficientnet.architectures import VARIANTS
 from keras_efficientnet.recipes import make_config
 from keras_efficientnet.training import loop
-from keras_efficientnet.weights import pretrained, registry
+from keras_efficientnet.weights import pretrained
 from keras_efficientnet.weights.loading import load_weights
+from keras_efficientnet.weights.origins.timm import to_timm
 
 IMAGES = reference_images(2, 32, 32, seed=1)
 
@@ -30,7 +31,7 @@ np.save(sys.argv[2], model(np.load(sys.argv[1]), training=False))
 
 def test_imagenet_from_the_cache_gives_the_outputs_of_the_network_it_came_from(tmp_path, monkeypatch, run_python):
     model = fill(models.EfficientNetB0())
-    place(tmp_path / "hf", safetensors.numpy.save(registry.to_timm(model)))
+    place(tmp_path / "hf", safetensors.numpy.save(to_timm(model)))
     images = reference_images(2, 224, 224, seed=1)
     np.save(tmp_path / "images.npy", images)
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
@@ -45,7 +46,7 @@ def local(tiny, tmp_path, monkeypatch):
     """A tiny network among those with published weights: a row made here, its file on this machine; and its weights."""
     source = fill(models.make_model(tiny))
     name = "tiny.safetensors"
-    safetensors.numpy.save_file(registry.to_timm(source), tmp_path / name)
+    safetensors.numpy.save_file(to_timm(source), tmp_path / name)
     digest = hashlib.sha256((tmp_path / name).read_bytes()).hexdigest()
     (tmp_path / "models").mkdir()
     path = (tmp_path / name).rename(tmp_path / f"models/tiny-{digest[:8]}.safetensors")
@@ -99,7 +100,7 @@ def test_a_model_with_other_pixels_inside_refuses_published_weights(tiny, local,
 
 
 def test_a_short_name_needs_a_model_with_its_builders_name(tiny, local):
-    with pytest.raises(ValueError, match="'advprop' is no file. .* both of timm's names: .* Received: 'mine'"):
+    with pytest.raises(ValueError, match="'advprop' is not a file. .* timm's full name: .* Received: 'mine'"):
         load_weights(models.make_model(tiny, name="mine"), "advprop")
 
 
@@ -114,7 +115,7 @@ def test_published_weights_change_numbers_of_the_graph_and_nothing_else(tiny, lo
 
 
 def test_other_classes_keep_their_classifier_and_no_top_takes_the_rest(tiny, local):
-    with pytest.warns(UserWarning, match="for 1000 classes, efficientnet for 7: its classifier stays as it was"):
+    with pytest.warns(UserWarning, match="for 1000 classes, efficientnet for 7: its classifier is left unchanged"):
         model = models.make_model(tiny, classes=7, weights="advprop")
     backbone = models.make_model(tiny, include_top=False, weights="advprop")
     for loaded in (model, backbone):

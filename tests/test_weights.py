@@ -97,17 +97,19 @@ def test_other_classes_are_an_error_that_says_how_to_mend_it(tiny, file):
 
 def test_a_deeper_variant_is_an_error_that_names_the_missing_layers(tiny, file):
     model = models.make_model(tiny._replace(depth=1.0), classes=10)
-    assert_untouched(model, file, r"does not fit efficientnet. Missing: \['block2b_bn/beta', .*Is it this variant\?")
+    assert_untouched(
+        model, file, r"does not match efficientnet. Missing: \['block2b_bn/beta', .*Check that the file is"
+    )
 
 
 def test_a_shallower_variant_is_an_error_that_names_the_unused_layers(tiny, file):
     model = models.make_model(tiny._replace(depth=0.2), classes=10)
-    assert_untouched(model, file, r"Missing: \[\]. Unused: \['block4b_bn/beta', .*Is it this variant\?")
+    assert_untouched(model, file, r"Missing: \[\]. Unused: \['block4b_bn/beta', .*Check that the file is")
 
 
 def test_a_wider_variant_is_an_error_that_shows_both_shapes(tiny, file):
     model = models.make_model(tiny._replace(width=0.5), classes=10)
-    assert_untouched(model, file, r"stem_conv/kernel is \[3, 3, 3, 16\], the file has \[3, 3, 3, 8\]. Is it this var")
+    assert_untouched(model, file, r"stem_conv/kernel is \[3, 3, 3, 16\], the file has \[3, 3, 3, 8\]. Check that the f")
 
 
 def test_a_file_without_its_top_does_not_fill_a_whole_network(tiny, model, tmp_path):
@@ -124,14 +126,14 @@ def test_a_truncated_file_is_an_error_that_says_so(file, model, tmp_path, share)
     whole = file.read_bytes()
     path = tmp_path / file.name
     path.write_bytes(whole[: int(len(whole) * share)])
-    assert_untouched(model, path, f"{file.name} is not a whole .weights.h5 or .keras file of Keras 3")
+    assert_untouched(model, path, f"{file.name} is not a complete .weights.h5 or .keras file of Keras 3")
 
 
 @pytest.mark.parametrize("content", [b"", b"not weights at all", b"PK\x03\x04 nor an archive"])
 def test_another_kind_of_file_is_an_error_that_says_so(model, tmp_path, content):
     path = tmp_path / "notes.txt"
     path.write_bytes(content)
-    assert_untouched(model, path, "notes.txt is not a whole .weights.h5 or .keras file of Keras 3")
+    assert_untouched(model, path, "notes.txt is not a complete .weights.h5 or .keras file of Keras 3")
 
 
 def test_a_damaged_archive_is_an_error_that_says_so(source, model, tmp_path):
@@ -140,14 +142,14 @@ def test_a_damaged_archive_is_an_error_that_says_so(source, model, tmp_path):
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 0xFF
     path.write_bytes(content)
-    assert_untouched(model, path, "tiny.keras is not a whole .weights.h5 or .keras file of Keras 3, nor .*CRC")
+    assert_untouched(model, path, "tiny.keras is not a complete .weights.h5 or .keras file of Keras 3, nor .*CRC")
 
 
 @pytest.mark.parametrize("name", ["optimizer.h5", "layers.h5"])
 def test_an_hdf5_file_of_something_else_is_an_error_that_says_so(model, tmp_path, name):
     with h5py.File(tmp_path / name, "w") as h5:
         h5["layers/dense/vars/0" if name == "layers.h5" else "vars/0"] = np.zeros(3)
-    assert_untouched(model, tmp_path / name, f"{name} is not a whole .weights.h5 or .keras file of Keras 3")
+    assert_untouched(model, tmp_path / name, f"{name} is not a complete .weights.h5 or .keras file of Keras 3")
 
 
 def test_a_folder_is_an_error_that_says_so(model, tmp_path):
