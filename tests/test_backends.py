@@ -36,7 +36,7 @@ for name in names:
         pytest.param("torch", {}, KINDS, id="torch", marks=pytest.mark.torch),
     ],
 )
-def test_each_kind_gives_tensorflows_numbers(run_python, tmp_path, backend, changes, kinds):
+def test_other_backends_give_the_outputs_of_tensorflow(run_python, tmp_path, backend, changes, kinds):
     """And a file that it saved is loaded here."""
     run_python(RUN, backend, tmp_path, repr(changes), *kinds)
     images = reference_images(2, 75, 98)

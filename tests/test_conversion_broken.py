@@ -1,4 +1,4 @@
-"""Files of every kind, cut and with changed bytes: an error in one line, soon, and the network stays as it was."""
+"""Damaged files of every kind raise an error of one line, quickly, and leave the network unchanged."""
 
 import time
 import warnings
@@ -55,8 +55,8 @@ def network(tiny):
 
 @pytest.mark.parametrize("damage", [cut, flip_near_the_start, flip_near_the_end, overwrite])
 @pytest.mark.parametrize("name", WRITERS)
-def test_a_damaged_file_is_refused_or_whole(network, tmp_path, name, damage):
-    """A changed number in a file without checksums cannot be told; all else can."""
+def test_a_damaged_file_is_refused_or_loads_completely(network, tmp_path, name, damage):
+    """Only a changed number in a file without checksums goes unnoticed."""
     WRITERS[name](fill(network), tmp_path / name)
     whole, rng, refused = (tmp_path / name).read_bytes(), np.random.default_rng(0), 0
     network.set_weights([np.zeros_like(array) for array in network.get_weights()])

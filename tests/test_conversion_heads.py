@@ -1,4 +1,4 @@
-"""Classifiers for other classes than the network's, of every origin: the background, ImageNet-21k and -12k."""
+"""Classifiers for other classes, of every origin: with a background, of ImageNet-21k and -12k."""
 
 import warnings
 
@@ -26,7 +26,7 @@ def build(tiny, origin, classes):
 
 
 def numbered(tiny, origin, classes):
-    """The origin's arrays of a network whose classifier tells its classes apart: class i has the bias i."""
+    """Returns a network in which class i has the bias i, and its arrays in the origin's form."""
     model = build(tiny, origin, classes)
     kernel, _ = model.get_layer("predictions").get_weights()
     kernel[:] = 0.001 * np.arange(classes)
@@ -34,7 +34,7 @@ def numbered(tiny, origin, classes):
     return model, {pair.key: array for pair, array in extract(model, origin)}
 
 
-def test_a_thousand_classes_leave_the_background_out(tiny, origin):
+def test_a_model_for_1000_classes_drops_the_background(tiny, origin):
     source, arrays = numbered(tiny, origin, 1001)
     model = build(tiny, origin, 1000)
     with pytest.warns(UserWarning, match="x is for 1001 classes, the background first: of1000 uses the other 1000"):
@@ -44,7 +44,7 @@ def test_a_thousand_classes_leave_the_background_out(tiny, origin):
     np.testing.assert_array_equal(kernel, source.get_layer("predictions").get_weights()[0][:, 1:])
 
 
-def test_a_thousand_and_one_classes_keep_the_background(tiny, origin):
+def test_a_model_for_1001_classes_keeps_the_background(tiny, origin):
     _, arrays = numbered(tiny, origin, 1001)
     model = build(tiny, origin, 1001)
     registry.convert(model, arrays, origin=origin.name)
@@ -52,7 +52,7 @@ def test_a_thousand_and_one_classes_keep_the_background(tiny, origin):
 
 
 @pytest.mark.parametrize(("classes", "words"), [(21843, "ImageNet-21k"), (11821, "ImageNet-12k")])
-def test_larger_imagenets_are_told_by_their_name(tiny, classes, words):
+def test_warnings_name_the_larger_imagenets(tiny, classes, words):
     origin = registry.ORIGINS["timm"]
     _, arrays = numbered(tiny, origin, classes)
     same, other = build(tiny, origin, classes), build(tiny, origin, 1000)
@@ -67,7 +67,7 @@ def test_larger_imagenets_are_told_by_their_name(tiny, classes, words):
 
 
 @pytest.mark.parametrize("classes", [12, 1001])
-def test_other_classes_keep_the_classifier_and_say_so(tiny, origin, classes):
+def test_other_classes_keep_the_classifier_with_a_warning(tiny, origin, classes):
     _, arrays = numbered(tiny, origin, classes)
     model = build(tiny, origin, 7)
     before = model.get_layer("predictions").get_weights()
@@ -99,8 +99,8 @@ def test_a_classifier_of_another_width_is_refused(tiny, origin):
         registry.convert(build(tiny, origin, 9), arrays, origin=origin.name)
 
 
-def test_a_warning_that_is_an_error_leaves_the_network_as_it_was(tiny):
-    """As under `python -W error`."""
+def test_a_warning_raised_as_an_error_leaves_the_network_unchanged(tiny):
+    """As with `python -W error`."""
     model = models.make_model(tiny, classes=7)
     before = model.get_weights()
     with warnings.catch_warnings(), pytest.raises(UserWarning, match="its classifier is left unchanged"):
@@ -110,7 +110,7 @@ def test_a_warning_that_is_an_error_leaves_the_network_as_it_was(tiny):
         np.testing.assert_array_equal(old, new)
 
 
-def test_our_own_file_with_a_background_fills_a_thousand_classes(tiny, tmp_path):
+def test_our_own_file_with_a_background_loads_into_1000_classes(tiny, tmp_path):
     source, _ = numbered(tiny, registry.ORIGINS["ours"], 1001)
     source.save_weights(tmp_path / "x.weights.h5")
     model = models.make_model(tiny)
@@ -119,7 +119,7 @@ def test_our_own_file_with_a_background_fills_a_thousand_classes(tiny, tmp_path)
     np.testing.assert_array_equal(model.get_layer("predictions").get_weights()[1], np.arange(1, 1001))
 
 
-def test_training_takes_the_rest_of_our_own_file_for_other_classes(tiny, tmp_path):
+def test_training_loads_the_backbone_of_our_own_file_for_other_classes(tiny, tmp_path):
     keras.utils.set_random_seed(0)
     models.make_model(tiny, classes=5).save_weights(tmp_path / "x.weights.h5")
     model = models.make_model(tiny, classes=7)

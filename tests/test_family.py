@@ -63,7 +63,7 @@ def assert_close(actual, expected, tolerance=2e-5):
     np.testing.assert_allclose(actual, expected, rtol=0, atol=tolerance * np.abs(expected).max())
 
 
-def test_it_takes_any_batch_and_size_in_one_graph(member):
+def test_one_graph_accepts_any_batch_and_image_size(member):
     _, model = member
     assert model.input_shape == (None, None, None, 3)
     traced = tf.function(lambda x: model(x, training=False), [tf.TensorSpec((None, None, None, 3))])
@@ -84,7 +84,7 @@ def test_every_trainable_variable_gets_a_gradient(member):
         assert np.abs(gradient).max() > 0, variable.path
 
 
-def test_endpoints_have_the_strides_and_the_channels_of_the_table(member):
+def test_features_have_the_strides_and_channels_of_the_table(member):
     name, model = member
     ends = ke.features(model)
     assert ends.get_layer("stem_conv") is model.get_layer("stem_conv")
@@ -100,7 +100,7 @@ def test_endpoints_have_the_strides_and_the_channels_of_the_table(member):
     assert [x.shape for x in ke.features(loaded).outputs] == [x.shape for x in ends.outputs]
 
 
-def test_a_keras_file_brings_it_back(member, tmp_path):
+def test_a_keras_file_restores_the_model(member, tmp_path):
     _, model = member
     model.save(tmp_path / "model.keras")
     loaded = keras.saving.load_model(tmp_path / "model.keras")
@@ -119,7 +119,7 @@ def test_mixed_bfloat16_predicts_close_to_float32(member, set_policy):
     assert np.corrcoef(*logs)[0, 1] > 0.9
 
 
-def test_xla_compiles_it(member):
+def test_xla_compiles_the_network(member):
     _, model = member
     compiled = tf.function(lambda x: model(x, training=False), jit_compile=True)
     assert_close(compiled(IMAGES), predict(model), 1e-4)
@@ -139,11 +139,11 @@ def check_exports(model, folder):
 
 
 @pytest.mark.parametrize("name", EXPORTED)
-def test_saved_model_and_tflite_are_the_network(name, tmp_path):
+def test_saved_model_and_tflite_give_the_outputs_of_the_network(name, tmp_path):
     check_exports(spread(fill(make(name, input_shape=(64, 64, 3)))), tmp_path)
 
 
 @pytest.mark.parametrize("padding", ["same", "symmetric"])
-def test_experts_are_exported_for_one_image_and_for_any_number(tmp_path, padding):
+def test_experts_are_exported_for_one_image_and_for_any_batch(tmp_path, padding):
     row = VARIANTS["efficientnet-condconv-b0-4e"]._replace(width=0.25, depth=0.1, padding=padding)
     check_exports(spread(fill(models.make_model(row, classes=5, input_shape=(64, 64, 3)))), tmp_path)
