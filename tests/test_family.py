@@ -1,9 +1,10 @@
-"""Every network of the family x every property that a user relies on, at 64 pixels and with 5 classes.
+"""Every network of the family has every property that users rely on, at 64 pixels and with 5 classes.
 
-By default one network of each kind runs; `pytest -m slow` runs the others (the whole matrix: README.md, Tests).
+By default a small network of each kind runs; `pytest -m slow` runs all networks at full size.
 """
 
 import gc
+import math
 
 import keras
 import numpy as np
@@ -13,16 +14,27 @@ from reference import fill, reference_images
 
 import keras_efficientnet as ke
 from keras_efficientnet import export, models
-from keras_efficientnet.architectures import VARIANTS, blocks
+from keras_efficientnet.architectures import CONDCONV_STAGES, VARIANTS, blocks
 
-QUICK = {
-    *("efficientnet-b0", "efficientnet-condconv-b0-4e", "efficientnet-b1-pruned", "efficientnet-lite0"),
-    *("efficientnet-edgetpu-S", "efficientnet-b0-torch"),
-}
+pytestmark = pytest.mark.usefixtures("zero_kernels")
+KINDS = ("efficientnet-b0", "efficientnet-condconv-b0-4e", "efficientnet-b1-pruned", "efficientnet-lite0")
+KINDS += ("efficientnet-edgetpu-S", "efficientnet-b0-torch")
 IMAGES = reference_images(2, 64, 64, seed=1)
-MEMBERS = [pytest.param(name, marks=[] if name in QUICK else pytest.mark.slow) for name in VARIANTS]
-# an export of B0 takes 40 s, of B7 minutes: by default a small network of the kind that is hardest to convert (and B0
-# in test_main.py), and none of the largest
+
+
+def small(name):
+    """Returns the row of a network with ten narrow blocks, or with ten of the pruned blocks."""
+    row = VARIANTS[name]._replace(depth=0.5)
+    if row.pruned is None:
+        return row._replace(width=0.25)
+    stages = zip(row.pruned, (math.ceil(stage.repeats * row.depth) for stage in row.stages), strict=True)
+    return row._replace(pruned=tuple(x._replace(wide=x.wide[:n], squeezed=x.squeezed[:n]) for x, n in stages))
+
+
+MEMBERS = [pytest.param(small(name), id=f"small-{name}") for name in KINDS]
+MEMBERS += [pytest.param(row, id=name, marks=pytest.mark.slow) for name, row in VARIANTS.items()]
+# an export of B0 takes 40 s, of B7 minutes: by default a small network of the kind that is hardest to convert, and none
+# of the largest
 EXPORTED = [
     pytest.param(name, marks=pytest.mark.slow)
     for name in VARIANTS
@@ -32,14 +44,14 @@ EXPORTED = [
 
 @pytest.fixture(scope="module", params=MEMBERS)
 def member(request):
-    """A name, and the network with reference weights, built once for all properties."""
+    """A row, and the network with reference weights, built once for all properties."""
     yield request.param, spread(fill(make(request.param)))
     keras.backend.clear_session()
     gc.collect()
 
 
 def spread(model):
-    """Scales the classifier, so that the probabilities of an image, and of different images, differ clearly."""
+    """Scales the classifier, so that the probabilities of different classes and images differ clearly."""
     kernel, bias = model.get_layer("predictions").get_weights()
     features = keras.Model(model.input, model.get_layer("avg_pool").output)
     rows = predict(features)
@@ -51,8 +63,8 @@ def spread(model):
     return model
 
 
-def make(name, **arguments):
-    return ke.create_model(name, **{"classes": 5, "input_shape": (None, None, 3), **arguments})
+def make(row, **arguments):
+    return models.make_model(row, **{"classes": 5, "input_shape": (None, None, 3), **arguments})
 
 
 def predict(model, images=IMAGES):
@@ -85,10 +97,10 @@ def test_every_trainable_variable_gets_a_gradient(member):
 
 
 def test_features_have_the_strides_and_channels_of_the_table(member):
-    name, model = member
+    row, model = member
     ends = ke.features(model)
     assert ends.get_layer("stem_conv") is model.get_layer("stem_conv")
-    specs = blocks(VARIANTS[name])
+    specs = blocks(row)
     last = [spec for spec, after in zip(specs, specs[1:], strict=False) if after.stride == 2] + [specs[-1]]
     images = reference_images(2, 75, 98)
     maps = ends(images, training=False)
@@ -108,13 +120,13 @@ def test_a_keras_file_restores_the_model(member, tmp_path):
 
 
 def test_mixed_bfloat16_predicts_close_to_float32(member, set_policy):
-    name, model = member
+    row, model = member
     set_policy("mixed_bfloat16")
-    half = make(name)
+    half = make(row)
     half.set_weights(model.get_weights())
     outputs = predict(half)
     assert outputs.dtype == "float32"
-    # 7 bits through up to 88 blocks: most was 0.2 of a probability; networks that differ are not correlated at all
+    # 7 bits through up to 88 blocks: probabilities differ by up to 0.2; different networks are not correlated at all
     logs = [np.log(x).ravel() for x in (outputs, predict(model))]
     assert np.corrcoef(*logs)[0, 1] > 0.9
 
@@ -126,9 +138,9 @@ def test_xla_compiles_the_network(member):
 
 
 def check_exports(model, folder):
-    """The exporters compare with the model themselves, and raise if they differ.
+    """Exports the model, and compares the outputs; the exporters compare them too.
 
-    Rounding is 1e-6 of the largest feature, as between Keras with one image and with two; `spread` triples it.
+    Rounding gives 1e-6 of the largest feature, as between one image and two in Keras; `spread` triples it.
     """
     assert export.to_saved_model(model, folder / "saved_model") < 5e-5
     assert export.to_tflite(model, folder / "one.tflite") < 5e-5
@@ -140,10 +152,11 @@ def check_exports(model, folder):
 
 @pytest.mark.parametrize("name", EXPORTED)
 def test_saved_model_and_tflite_give_the_outputs_of_the_network(name, tmp_path):
-    check_exports(spread(fill(make(name, input_shape=(64, 64, 3)))), tmp_path)
+    check_exports(spread(fill(make(VARIANTS[name], input_shape=(64, 64, 3)))), tmp_path)
 
 
 @pytest.mark.parametrize("padding", ["same", "symmetric"])
 def test_experts_are_exported_for_one_image_and_for_any_batch(tmp_path, padding):
-    row = VARIANTS["efficientnet-condconv-b0-4e"]._replace(width=0.25, depth=0.1, padding=padding)
-    check_exports(spread(fill(models.make_model(row, classes=5, input_shape=(64, 64, 3)))), tmp_path)
+    stages = CONDCONV_STAGES[:2] + CONDCONV_STAGES[5:]  # two of the four have experts
+    row = VARIANTS["efficientnet-condconv-b0-4e"]._replace(width=0.25, depth=0.1, padding=padding, stages=stages)
+    check_exports(spread(fill(make(row, input_shape=(64, 64, 3)))), tmp_path)
