@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from reference import fill, reference_images
+from support.reference import fill, reference_images
 
 import keras_efficientnet as ke
 from keras_efficientnet import models
@@ -22,7 +22,7 @@ import os, sys
 os.environ["KERAS_BACKEND"], folder, size, *names = sys.argv[1:]
 sys.path.insert(0, "tests")
 import keras, numpy as np
-from reference import fill, reference_images
+from support.reference import fill, reference_images
 from keras_efficientnet import models
 from keras_efficientnet.architectures import VARIANTS
 from test_backends import shrink

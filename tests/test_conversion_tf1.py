@@ -2,15 +2,14 @@
 
 import re
 import shutil
-import warnings
 from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
-import tensorflow as tf
-from originals import assert_close, assert_filled, make, make_images, read_origin, read_rows
-from reference import reference_array
+from support.originals import assert_close, assert_filled, make, make_images, read_origin, read_rows
+from support.reference import reference_array
+from support.weight_files import save_checkpoint
 
 from keras_efficientnet import load_weights, models
 from keras_efficientnet.weights import registry
@@ -29,18 +28,6 @@ def parameters(quick):
 
 pytestmark = pytest.mark.usefixtures("zero_kernels")
 AVERAGED, SLOTS = "/ExponentialMovingAverage", ("/RMSProp", "/RMSProp_1")
-
-
-def save(path, arrays):
-    """Writes a checkpoint as TensorFlow 1 does in training; returns its path."""
-    with tf.Graph().as_default(), tf.compat.v1.Session() as session:
-        holders = {name: tf.compat.v1.placeholder(array.dtype, array.shape) for name, array in arrays.items()}
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            variables = {name: tf.compat.v1.Variable(x, use_resource=False) for name, x in holders.items()}
-        feed = {holders[name]: array for name, array in arrays.items()}
-        session.run([variable.initializer for variable in variables.values()], feed)
-        return tf.compat.v1.train.Saver(variables).save(session, str(path / "model.ckpt"), global_step=109474)
 
 
 def make_arrays(name, *, slots=False):
@@ -76,7 +63,7 @@ def shuffle_counters(arrays):
 def test_a_network_gives_the_outputs_of_the_official_code(name, golden, tmp_path):
     """Averaged weights by default, from the checkpoint's folder; trained weights with average=False, by its prefix."""
     arrays = make_arrays(name, slots=name in WITH_SLOTS)
-    path = save(tmp_path, shuffle_counters(arrays) if name == "efficientnet-condconv-b0-4e" else arrays)
+    path = save_checkpoint(tmp_path, shuffle_counters(arrays) if name == "efficientnet-condconv-b0-4e" else arrays)
     model = make(name, classes=1001 if "edgetpu" in name else 1000)
     logits = golden("tf1/logits.npz")
     for weights, source in (("ema", tmp_path), ("raw", path)):
@@ -97,7 +84,7 @@ def test_every_variable_fills_one_of_ours(name):
 
 def test_a_model_for_1000_classes_drops_the_background_of_edgetpu(golden, tmp_path):
     """EdgeTPU files are for 1001 classes; the first is "background"."""
-    path = save(tmp_path, make_arrays("efficientnet-edgetpu-S"))
+    path = save_checkpoint(tmp_path, make_arrays("efficientnet-edgetpu-S"))
     model = make("efficientnet-edgetpu-S")
     with pytest.warns(UserWarning, match="is for 1001 classes, the background first: .* uses the other 1000"):
         load_weights(model, path)
@@ -117,7 +104,7 @@ def tiny_arrays(tiny):
 @pytest.fixture(scope="module")
 def saved(tiny_arrays, tmp_path_factory):
     """Path of a checkpoint of the tiny network."""
-    return save(tmp_path_factory.mktemp("checkpoint"), tiny_arrays)
+    return save_checkpoint(tmp_path_factory.mktemp("checkpoint"), tiny_arrays)
 
 
 def test_trained_weights_are_used_where_there_are_no_averages(tiny, tiny_arrays, saved):
@@ -141,7 +128,7 @@ def test_a_checkpoint_with_two_networks_is_refused(tiny, tiny_arrays):
 
 def test_a_variable_without_its_average_is_missing(tiny, tiny_arrays, tmp_path):
     averaged = {f"{key}{AVERAGED}": array for key, array in tiny_arrays.items() if "head/dense" not in key}
-    path = save(tmp_path, tiny_arrays | averaged)
+    path = save_checkpoint(tmp_path, tiny_arrays | averaged)
     with pytest.raises(ValueError, match=r"Missing: \['head/dense/bias', 'head/dense/kernel'\]"):
         models.make_model(tiny, classes=10, weights=path)
     models.make_model(tiny, include_top=False, weights=path)

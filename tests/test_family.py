@@ -10,7 +10,8 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from reference import fill, reference_images
+from support.family import EXPORTED, IMAGES, predict, spread
+from support.reference import fill, reference_images
 
 import keras_efficientnet as ke
 from keras_efficientnet import export, models
@@ -19,7 +20,6 @@ from keras_efficientnet.architectures import CONDCONV_STAGES, VARIANTS, blocks
 pytestmark = pytest.mark.usefixtures("zero_kernels")
 KINDS = ("efficientnet-b0", "efficientnet-condconv-b0-4e", "efficientnet-b1-pruned", "efficientnet-lite0")
 KINDS += ("efficientnet-edgetpu-S", "efficientnet-b0-torch")
-IMAGES = reference_images(2, 64, 64, seed=1)
 
 
 def small(name):
@@ -33,13 +33,6 @@ def small(name):
 
 MEMBERS = [pytest.param(small(name), id=f"small-{name}") for name in KINDS]
 MEMBERS += [pytest.param(row, id=name, marks=pytest.mark.slow) for name, row in VARIANTS.items()]
-# an export of B0 takes 40 s, of B7 minutes: by default a small network of the kind that is hardest to convert, and none
-# of the largest
-EXPORTED = [
-    pytest.param(name, marks=pytest.mark.slow)
-    for name in VARIANTS
-    if not any(size in name for size in ("b6", "b7", "b8", "l2"))
-]
 
 
 @pytest.fixture(scope="module", params=MEMBERS)
@@ -50,25 +43,8 @@ def member(request):
     gc.collect()
 
 
-def spread(model):
-    """Scales the classifier, so that the probabilities of different classes and images differ clearly."""
-    kernel, bias = model.get_layer("predictions").get_weights()
-    features = keras.Model(model.input, model.get_layer("avg_pool").output)
-    rows = predict(features)
-    centred = (rows[0] - rows[1]) @ kernel
-    kernel *= 4 / np.abs(centred).max()
-    bias -= rows.mean(axis=0) @ kernel
-    model.get_layer("predictions").set_weights([kernel, bias])
-    assert np.abs(np.diff(predict(model), axis=0)).max() > 0.3
-    return model
-
-
 def make(row, **arguments):
     return models.make_model(row, **{"classes": 5, "input_shape": (None, None, 3), **arguments})
-
-
-def predict(model, images=IMAGES):
-    return keras.ops.convert_to_numpy(model(images, training=False))
 
 
 def assert_close(actual, expected, tolerance=2e-5):
