@@ -284,7 +284,8 @@ def features(model: keras.Model) -> keras.Model:
         inner = [layer.name for layer in model.layers if isinstance(layer, keras.Model)]
         hint = f" Pass {model.name}.get_layer({inner[0]!r})." if inner else ""
         raise ValueError(
-            f"`model` must be an EfficientNet of this package. {model.name} has features at strides {[*ends]}.{hint}"
+            "`model` must be an EfficientNet of this package. "
+            f"{model.name} has feature maps at strides {[*ends]}.{hint}"
         )
     return keras.Model(model.input, {f"P{n}": x for n, x in enumerate(ends.values(), 1)}, name=f"{model.name}_features")
 
@@ -341,7 +342,7 @@ def decode_predictions(probabilities: Any, top: int = 5) -> list[list[tuple[str,
         >>> import numpy as np
         >>> from keras_efficientnet import decode_predictions
         >>> decode_predictions(np.eye(1, 1000, 207), top=1)
-        [[('n02099601', 'golden_retriever', 1.0)]]
+        [[('n02099601', 'golden retriever', 1.0)]]
     """
     scores = np.asarray(keras.ops.convert_to_numpy(probabilities))
     classes = imagenet_classes(scores.shape[1]) if scores.ndim == 2 else []

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from support.family import shrink
 from support.reference import fill, reference_images
 
 import keras_efficientnet as ke
@@ -10,13 +11,6 @@ from keras_efficientnet.architectures import VARIANTS
 
 KINDS = ("efficientnet-b0", "efficientnet-condconv-b0-4e", "efficientnet-b1-pruned", "efficientnet-lite0")
 KINDS += ("efficientnet-edgetpu-S",)
-
-
-def shrink(row):
-    """Returns a row with four narrow blocks, because JAX compiles every layer by itself."""
-    return row._replace(width=0.25, depth=0.1, stages=row.stages[:2] + row.stages[-2:])
-
-
 RUN = """
 import os, sys
 os.environ["KERAS_BACKEND"], folder, size, *names = sys.argv[1:]
@@ -25,7 +19,7 @@ import keras, numpy as np
 from support.reference import fill, reference_images
 from keras_efficientnet import models
 from keras_efficientnet.architectures import VARIANTS
-from test_backends import shrink
+from support.family import shrink
 assert keras.backend.backend() == sys.argv[1]
 keras.initializers.VarianceScaling.__call__ = keras.initializers.Zeros.__call__  # random kernels are replaced anyway
 for name in names:

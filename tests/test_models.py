@@ -229,7 +229,9 @@ def test_grayscale_uses_the_mean_statistics_and_extra_channels_cycle_through_rgb
 
 def test_features_raises_for_a_model_that_is_not_an_efficientnet():
     other = keras.Sequential([keras.Input((32, 32, 3)), keras.layers.Conv2D(4, 3)], name="other")
-    with pytest.raises(ValueError, match=r"`model` must be an EfficientNet of this package. other has maps at strides"):
+    with pytest.raises(
+        ValueError, match=r"`model` must be an EfficientNet of this package. other has feature maps at s"
+    ):
         models.features(other)
 
 

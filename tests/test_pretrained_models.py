@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -13,9 +14,10 @@ from support.servers import place
 from keras_efficientnet import models
 from keras_efficientnet.architectures import VARIANTS
 from keras_efficientnet.recipes import make_config
+from keras_efficientnet.runs import RunFolder
 from keras_efficientnet.training import loop
 from keras_efficientnet.weights import pretrained
-from keras_efficientnet.weights.loading import load_weights
+from keras_efficientnet.weights.loading import load_weights, resolve_weights
 from keras_efficientnet.weights.origins.timm import to_timm
 
 IMAGES = reference_images(2, 32, 32, seed=1)
@@ -150,6 +152,26 @@ def test_training_starts_from_published_weights_with_their_statistics(local, tmp
         np.testing.assert_array_equal(kernel, expected)
     with pytest.raises(ValueError, match="There are no weights 'imagenet' of tiny"):
         loop.make_variant(dataclasses.replace(config, weights="imagenet"))
+
+
+def test_weights_resolve_to_a_network_and_a_file(tiny, local, tmp_path):
+    """No weights, a path, a run folder, published weights with the network or with timm's full name."""
+    assert resolve_weights(None, model_name="tiny") == ("tiny", tiny, None, None)
+    assert resolve_weights(None).fetch() is None
+    assert resolve_weights("b0.pth", variant=tiny).fetch() == Path("b0.pth")
+    RunFolder(tmp_path / "run").path.mkdir()
+    RunFolder(tmp_path / "run").write_options({"model_name": "tiny"})
+    local.save(RunFolder(tmp_path / "run").model)
+    source = resolve_weights(tmp_path / "run")
+    assert (source.model_name, source.variant) == ("tiny", tiny)
+    assert source.fetch() == RunFolder(tmp_path / "run").model
+    for source in (resolve_weights("advprop", variant=tiny), resolve_weights("tf_efficientnet_b0.ap_in1k")):
+        assert (source.model_name, source.variant.mean) == ("tiny", (127.5,) * 3)
+        assert source.fetch().parent == tmp_path / "models"
+    changed = resolve_weights("advprop", model_name="tiny", variant=tiny._replace(dropout=0.5))
+    assert (changed.variant.dropout, changed.variant.mean) == (0.5, (127.5,) * 3)
+    with pytest.raises(ValueError, match="the path of a file without `model_name`. Received: 'advprop'"):
+        resolve_weights("advprop")
 
 
 def test_unknown_weights_raise_an_error_before_the_network_is_built(monkeypatch):

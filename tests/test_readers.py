@@ -154,6 +154,20 @@ def test_a_file_cannot_repeat_expensive_operations(tmp_path):
     assert time.monotonic() - start < 10
 
 
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"}}\x93.", "it asks for a function whose name is not text"),
+        (b"}K\x01a.", "it appends to an object that is not a list"),
+        (b"\x86.", "it takes more objects than it made"),
+        (b"2.", "it has the operation DUP, which PyTorch never writes"),
+    ],
+)
+def test_operations_that_pytorch_never_writes_are_refused(tmp_path, content, message):
+    with pytest.raises(ValueError, match=message):
+        read_made(tmp_path, b"\x80\x02" + content)
+
+
 @pytest.mark.parametrize("content", [b"\x80\x02(i__main__\nX\n.", b"\x80\x02X\xff\xff\xff\xff.", b"\x80"])
 def test_the_error_for_a_damaged_pickle_has_a_reason(tmp_path, content):
     with pytest.raises(ValueError, match=r"made.pth is not a complete .pth file of tensors: .*[A-Za-z]{5}"):

@@ -57,7 +57,7 @@ def convert(
         >>> from keras_efficientnet.weights.registry import convert
         >>> model = EfficientNetB0(include_top=False, weights=None)
         >>> len(convert(model, to_timm(model), origin="timm"))
-        307
+        309
     """
     table = find_origin(arrays, origin)
     return fill(model, arrays, table, source, requested=origin is not None, other_classes=other_classes)
