@@ -12,6 +12,7 @@ import h5py
 import keras
 import numpy as np
 
+from keras_efficientnet.files import replacing
 from keras_efficientnet.weights.engine import extract
 from keras_efficientnet.weights.pairing import ENDS, Origin, network_layers
 
@@ -73,19 +74,21 @@ def to_keras_applications(model: keras.Model, path: str | Path) -> None:
 
     Raises:
         ValueError: the path has another ending, or keras.applications has no such network.
+
+    Example:
+        >>> import keras
+        >>> from keras_efficientnet import EfficientNetB0
+        >>> from keras_efficientnet.weights.origins.keras import to_keras_applications
+        >>> to_keras_applications(EfficientNetB0(classes=10), "b0.weights.h5")
+        >>> keras.applications.EfficientNetB0(weights=None, classes=10).load_weights("b0.weights.h5")
     """
     path = Path(path)
     if path.suffix != ".h5":
         raise ValueError(f"`path` must end in .weights.h5 or .h5. Received: {str(path)!r}")
     _check_network(model)
     write = _write_keras_3 if path.name.endswith(".weights.h5") else _write_keras_2
-    temporary = path.with_name(f".{path.name}")
-    try:
-        with h5py.File(temporary, "w") as h5:
-            write(h5, model)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(path, overwrite=True, is_ours=Path.is_file) as new, h5py.File(new, "w") as h5:
+        write(h5, model)
 
 
 def _check_network(model):
