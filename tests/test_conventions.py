@@ -42,7 +42,14 @@ ROOMS = {  # floors inside each wing
         {"eval_mode"},
         {"loop"},
     ),
-    "weights": ({"downloads", "fitting", "readers"}, {"engine", "pretrained"}, {"origins"}, {"registry"}, {"loading"}),
+    "weights": (
+        {"downloads", "pairing", "readers"},
+        {"fitting", "pretrained"},
+        {"engine"},
+        {"origins"},
+        {"registry"},
+        {"loading"},
+    ),
 }
 OWN = {"self", "cls", "super()"}
 PUBLIC_UNDERSCORES = {"_asdict", "_replace", "_fields"}  # of NamedTuple
