@@ -8,7 +8,7 @@ import dataclasses
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import keras
@@ -77,13 +77,14 @@ def complete_config(config: TrainConfig, data: Data) -> TrainConfig:
     return dataclasses.replace(config, num_label_classes=data.classes, num_train_images=images, train_steps=steps)
 
 
-def make_batches(state: TrainState, data: Data) -> tf.data.Dataset:
-    """Returns the batches that follow those the run has taken; equal for any number of hosts and replicas.
+def make_batches(
+    config: TrainConfig, strategy: tf.distribute.Strategy, data: Data, taken: int = 0
+) -> Iterable[tuple[Any, Any]]:
+    """Returns the batches that follow the first `taken` ones; they are equal for any number of hosts and replicas.
 
     Mixup and CutMix are the exception: they mix images within the part of a batch that one replica gets.
     """
-    config, taken = state.config, int(state.batches_taken.numpy())
-    parts = state.strategy.num_replicas_in_sync * config.accumulate_steps
+    parts = strategy.num_replicas_in_sync * config.accumulate_steps
     mix = make_mixing(config.mixup_alpha, config.cutmix_alpha, data.classes)
 
     def pipeline(context):
@@ -93,7 +94,7 @@ def make_batches(state: TrainState, data: Data) -> tf.data.Dataset:
         seed = tf.random.fold_in(tf.constant([config.seed, 1]), host)
         return mix_batches(batches, mix, seed, first=taken * parts // hosts).prefetch(tf.data.AUTOTUNE)
 
-    return state.strategy.distribute_datasets_from_function(pipeline)
+    return strategy.distribute_datasets_from_function(pipeline)
 
 
 class Trainer:
@@ -134,7 +135,8 @@ class Trainer:
             ValueError: an image is broken, or the network has diverged; the latest checkpoint is from before.
         """
         config, state = self.config, self.state
-        run_steps, batches = make_steps(state), iter(make_batches(state, self.data))
+        run_steps, taken = make_steps(state), int(state.batches_taken.numpy())
+        batches = iter(make_batches(config, state.strategy, self.data, taken))
         self._keep_best()  # in case an earlier process was killed between an evaluation and this
         with self._make_progress_bar() as bar:
             while state.step < config.train_steps and not self._stops_early():
