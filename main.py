@@ -63,7 +63,10 @@ def parse_flags(argv: list[str]) -> list[str]:
         name = argument.lstrip("-").split("=")[0]
         for removed in {name, name.removeprefix("no")} & set(LEFT_OUT):
             sys.exit(f"main.py: there is no --{removed} here: {LEFT_OUT[removed]}.")
-    return app.parse_flags_with_usage(argv)
+    try:
+        return FLAGS(argv)
+    except flags.Error as error:
+        sys.exit(f"main.py: {' '.join(str(error).split())}. --help lists the flags.")
 
 
 def define_flags() -> None:
@@ -83,7 +86,7 @@ def define_flags() -> None:
 def main(arguments: list[str]) -> None:
     """Runs the mode that the flags ask for. A user error is reported in one line; any other has a traceback."""
     if arguments[1:]:
-        sys.exit(f"main.py: {arguments[1]!r} is not a flag. Write each option as --name=value; --help lists them.")
+        sys.exit(f"main.py: {arguments[1]!r} is no flag. Each option is --name=value; --help lists them.")
     names = [field.name for field in dataclasses.fields(TrainConfig)]
     given = {name: FLAGS[name].value for name in names if FLAGS[name].present}
     try:
