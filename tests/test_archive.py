@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow as tf
-from small_runs import SMALL, start_main
+from support.runs import SMALL, start_main
 
 from keras_efficientnet import training
 from keras_efficientnet.recipes import make_config

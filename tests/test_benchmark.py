@@ -10,7 +10,9 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
-from test_export import NOISE, ROOT, make_small, random_images, run
+from conftest import ROOT
+from support.exports import NOISE, make_small, run
+from support.images import random_images
 
 from keras_efficientnet import export
 from keras_efficientnet.benchmark import candidates, latencies

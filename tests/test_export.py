@@ -12,60 +12,22 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from ai_edge_litert.interpreter import Interpreter
+from conftest import ROOT
+from support.exports import LABELS, Dice, content, enliven, make_small, run
+from support.images import random_images
 
 from keras_efficientnet import export
 from keras_efficientnet.layers import BatchNormalization
 from keras_efficientnet.models import make_model
 
-ROOT = Path(__file__).parent.parent
-LABELS = [f"name of class {index}" for index in range(10)]
 WRITERS = {"saved_model": export.to_saved_model, "tflite": export.to_tflite}
 LOADERS = {"saved_model": export.load_saved_model, "tflite": export.load_tflite}
-NOISE = re.compile(
-    r"WARNING: All log messages before absl|[IWE]0000 |INFO: Created TensorFlow Lite"
-)  # TensorFlow's C++
-
-
-def random_images(count, height=32, width=32):
-    """Of different contrast and brightness, from 0 to 255."""
-    random = np.random.default_rng(1)
-    coarse = random.uniform(0, 255, (count, height // 8, width // 8, 3)).repeat(8, axis=1).repeat(8, axis=2)
-    return (coarse * random.uniform(0.3, 1, (count, 1, 1, 3))).astype("float32")
-
-
-def enliven(model):
-    """Random weights whose outputs depend on the image: else every comparison passes."""
-    random = np.random.default_rng(0)
-    norms = [layer for layer in model.layers if isinstance(layer, BatchNormalization)]
-    for layer in norms:
-        layer.gamma.assign(random.uniform(0.5, 1.5, layer.gamma.shape))
-        layer.beta.assign(random.normal(0, 0.3, layer.beta.shape))
-        layer.momentum = 0.0
-    model(random_images(16), training=True)  # fits the moving statistics
-    for layer in norms:
-        layer.momentum = 0.99
-    kernel = model.get_layer("predictions").kernel
-    kernel.assign(kernel * 3)
-    assert np.std(model(random_images(16)), axis=0).max() > 0.05
-    return model
 
 
 @pytest.fixture(scope="module")
 def model(tiny):
     keras.utils.set_random_seed(1)
     return enliven(make_model(tiny, classes=10))
-
-
-def make_small(activation="softmax", shape=(32, 32, 3), layer=None, classes=10, name="small"):
-    """A classifier that is exported in a second."""
-    keras.utils.set_random_seed(1)
-    inputs = keras.Input(shape)
-    x = keras.layers.Rescaling(1 / 64, offset=-2)(inputs)
-    x = keras.layers.Conv2D(8, 3, strides=2, padding="same")(x)
-    x = keras.layers.Activation("swish")(BatchNormalization()(x))
-    x = keras.layers.GlobalAveragePooling2D()(x)
-    x = layer(x) if layer else x
-    return keras.Model(inputs, keras.layers.Dense(classes, activation=activation, name="predictions")(x), name=name)
 
 
 @pytest.fixture(scope="module")
@@ -147,13 +109,6 @@ def test_what_is_no_classifier_is_refused(tiny, tmp_path, kind):
     assert not [*tmp_path.iterdir()]
 
 
-class Dice(keras.layers.Layer):
-    """Gives something else each time."""
-
-    def call(self, inputs):
-        return inputs + tf.random.normal(tf.shape(inputs))
-
-
 @pytest.mark.parametrize("kind", WRITERS)
 def test_a_file_that_gives_other_probabilities_is_not_left(tmp_path, kind):
     with pytest.raises(RuntimeError, match=r"differ by up to 0\.\d+"):
@@ -174,11 +129,6 @@ def test_a_model_with_nans_is_refused(tmp_path):
     with pytest.raises(RuntimeError, match="small gives probabilities that are not finite"):
         export.to_saved_model(model, tmp_path / "new")
     assert not [*tmp_path.iterdir()]
-
-
-def content(path):
-    """Everything at a path, hidden files too, with its bytes."""
-    return {file: file.read_bytes() for file in [path, *path.rglob("*")] if file.is_file()}
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, OSError])
@@ -252,15 +202,6 @@ def test_who_may_read_a_new_file_may_read_an_export(small, tmp_path, kind):
     usual = tmp_path / "usual"
     usual.mkdir() if path.is_dir() else usual.touch()
     assert path.stat().st_mode == usual.stat().st_mode
-
-
-def run(*arguments, cwd):
-    """Runs a script as a user does; its exit code, lines on stdout, and lines on stderr that are not TensorFlow's."""
-    command = [sys.executable, *map(str, arguments)]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=120)
-    errors = [line for line in done.stderr.splitlines() if not NOISE.match(line)]
-    return done.returncode, done.stdout.splitlines(), errors
 
 
 @pytest.mark.parametrize("script", ["to_saved_model", "to_tflite"])

@@ -12,9 +12,11 @@ import onnx
 import openvino
 import pytest
 import tensorflow as tf
-from reference import fill
-from test_export import LABELS, ROOT, content, enliven, make_small, random_images, run
-from test_family import EXPORTED, make, predict, spread
+from conftest import ROOT
+from support.exports import LABELS, content, enliven, make_small, run
+from support.family import EXPORTED, make, predict, spread
+from support.images import random_images
+from support.reference import fill
 
 from keras_efficientnet import export
 from keras_efficientnet.architectures import VARIANTS

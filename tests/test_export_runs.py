@@ -7,8 +7,9 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from pictures import jpeg
-from test_export import LABELS, ROOT, Dice, make_small, random_images, run
+from conftest import ROOT
+from support.exports import LABELS, Dice, make_small, run
+from support.images import jpeg, random_images
 
 from keras_efficientnet import export
 from keras_efficientnet.models import make_model

@@ -18,8 +18,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from playwright._impl._driver import compute_driver_executable
-from servers import Server
-from test_export import content, make_small, random_images, run
+from support.exports import content, make_small, run
+from support.images import random_images
+from support.servers import Server
 
 from keras_efficientnet import export
 from keras_efficientnet.export import npm

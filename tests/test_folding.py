@@ -4,8 +4,8 @@ import keras
 import numpy as np
 import pytest
 from keras import layers
-from reference import fill
-from test_export import random_images
+from support.images import random_images
+from support.reference import fill
 
 from keras_efficientnet import models
 from keras_efficientnet.architectures import VARIANTS

@@ -9,7 +9,7 @@ import time
 
 import numpy as np
 import pytest
-from small_runs import SMALL, checkpoint_names, checkpoint_values, run_main, start_mains
+from support.runs import SMALL, checkpoint_names, checkpoint_values, run_main, start_mains
 
 OPTIONS = SMALL | {"iterations_per_loop": 4, "dropout_rate": 0.0, "survival_prob": 1.0}
 ENDLESS = OPTIONS | {"mode": "train", "checkpoint_steps": 8, "train_steps": 100_000}

@@ -8,7 +8,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
-from small_runs import TINY, run_main, start_main
+from support.runs import TINY, run_main, start_main
 
 import main
 from keras_efficientnet import datasets, export

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from matplotlib.image import imread
-from small_runs import run_main
+from support.runs import run_main
 
 from keras_efficientnet.datasets import make_datasets
 from keras_efficientnet.preprocessing import image_for_evaluation

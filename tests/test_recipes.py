@@ -8,8 +8,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from small_runs import FAST, fixed_data, make_state, run_main
-from test_replicas import REPLICAS
+from support.runs import FAST, REPLICAS, fixed_data, make_state, run_main
 
 from keras_efficientnet import training
 from keras_efficientnet.architectures import STAGES
@@ -242,7 +241,7 @@ def test_recipes_are_the_published_numbers():
 
 FULL_DISK = """
 import json, resource, sys
-from small_runs import run_main
+from support.runs import run_main
 resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
 finished = run_main(**json.loads(sys.argv[1]))
 print(finished.status, finished.err)

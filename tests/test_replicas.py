@@ -4,15 +4,13 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from small_runs import SMALL, fixed_data, make_state
+from support.runs import REPLICAS, fixed_data, make_state
 
 from keras_efficientnet import training
 from keras_efficientnet.recipes import make_config
 from keras_efficientnet.training.devices import make_strategy
 from keras_efficientnet.training.loop import make_batches
 from keras_efficientnet.training.steps import make_steps
-
-REPLICAS = SMALL | {"train_batch_size": 32}
 
 
 def weights_after(config, steps):

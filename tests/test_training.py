@@ -11,7 +11,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from small_runs import FAST, checkpoint_names, checkpoint_values, start_main
+from support.runs import FAST, checkpoint_names, checkpoint_values, start_main
 
 from keras_efficientnet import training
 from keras_efficientnet.layers import BatchNormalization

@@ -1,6 +1,6 @@
 """Small training runs for the tests: tiny networks, fixed data, and main.py in this process or in a new one.
 
-`python tests/small_runs.py JSON` calls main.py once for each dictionary of options in a JSON list, in one process.
+As a script, it calls main.py once for each dictionary of options in a JSON list.
 """
 
 import contextlib
@@ -13,28 +13,29 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
-if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).parent.parent))
-
 from absl.testing import flagsaver
 
 import main
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(main.__file__).parent
 TINY = {"width_coefficient": 0.25, "depth_coefficient": 0.2, "input_image_size": 32}
 SMALL = TINY | {"train_batch_size": 16, "eval_batch_size": 100, "iterations_per_loop": 3, "export": False}
+REPLICAS = SMALL | {"train_batch_size": 32}
 # Takes half the time of B0 to trace: six stages, no squeeze-and-excite. But rounding errors grow fast in it, so it is
 # for tests that compare bits, files and messages
 FAST = SMALL | {"model_name": "efficientnet-edgetpu-S"}
 
 
 class Finished(NamedTuple):
+    """Exit status and output of main.py."""
+
     status: int
     out: str
     err: str
 
 
 def to_flags(options):
+    """Returns options as flags of main.py."""
     return [f"--{name}={value}" for name, value in options.items()]
 
 
@@ -66,7 +67,8 @@ def start_main(log, **options) -> subprocess.Popen:
 
 def start_mains(log, calls, **environment) -> subprocess.Popen:
     """Starts a process that calls main.py once for each dictionary of options in `calls`."""
-    return _start(log, [__file__, json.dumps(calls, default=str)], **environment)
+    environment["PYTHONPATH"] = f"{ROOT}{os.pathsep}{ROOT / 'tests'}"
+    return _start(log, ["-m", "support.runs", json.dumps(calls, default=str)], **environment)
 
 
 def _start(log, arguments, **environment):
