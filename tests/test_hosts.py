@@ -9,10 +9,10 @@ import time
 
 import numpy as np
 import pytest
-from support.runs import SMALL, checkpoint_names, checkpoint_values, run_main, start_mains
+from support.runs import FAST, SMALL, checkpoint_names, checkpoint_values, run_main, start_mains
 
 OPTIONS = SMALL | {"iterations_per_loop": 4, "dropout_rate": 0.0, "survival_prob": 1.0}
-ENDLESS = OPTIONS | {"mode": "train", "checkpoint_steps": 8, "train_steps": 100_000}
+ENDLESS = FAST | {"mode": "train", "checkpoint_steps": 8, "train_steps": 100_000}
 
 
 def free_ports(count):
@@ -76,7 +76,7 @@ def cluster(tmp_path_factory):
     folder = tmp_path_factory.mktemp("hosts")
 
     def calls(index):
-        apart = OPTIONS | {"model_dir": folder / f"apart{index}", "train_steps": 8, "mode": "train"}
+        apart = FAST | {"model_dir": folder / f"apart{index}", "train_steps": 8, "mode": "train"}
         finished = OPTIONS | {"model_dir": folder / "finished", "train_steps": 20}
         return [apart, finished, ENDLESS | {"model_dir": folder / "preempted"}]
 
