@@ -177,3 +177,14 @@ def test_a_removed_official_flag_is_explained_in_one_line(flag):
         main.parse_flags(["main.py", flag])
     expected = "main.py: there is no --use_bfloat16 here: --precision=bfloat16, which is the default on a TPU."
     assert exit.value.code == expected
+
+
+@pytest.mark.parametrize(
+    "flag, message",
+    [("--optimizer=adam", "value should be one of <rmsprop|"), ("--trian_steps=3", "Did you mean: train_steps")],
+)
+def test_a_flag_error_is_one_line(flag, message):
+    with pytest.raises(SystemExit) as exit:
+        main.parse_flags(["main.py", flag])
+    assert exit.value.code.startswith("main.py: ") and message in exit.value.code
+    assert exit.value.code.endswith("--help lists the flags.") and "\n" not in exit.value.code
