@@ -147,7 +147,7 @@ def test_a_resumed_run_has_the_batches_of_an_uninterrupted_one(replicas):
     data = make_datasets(config, TINY._replace(resolution=32))
 
     def batches(step, count):
-        iterator = iter(loop._train_batches(config, strategy, step, data))
+        iterator = iter(loop.make_batches(config, strategy, data, step))
         pairs = [next(iterator) for _ in range(count)]
         local = [[np.array(strategy.experimental_local_results(part)) for part in pair] for pair in pairs]
         return [[np.concatenate(part) if part.ndim > 2 else part for part in pair] for pair in local]
