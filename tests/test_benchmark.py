@@ -10,12 +10,13 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
-from test_export import NOISE, ROOT, make_small, random_images, run
+from exports import make_small, random_images
+from scripts import ROOT, run, run_help
 
 from keras_efficientnet import export
 from keras_efficientnet.benchmark import candidates, latencies
 from keras_efficientnet.models import make_model
-from keras_efficientnet.runtimes import openers, timing
+from keras_efficientnet.runtimes import timing, worker
 from keras_efficientnet.runtimes.timing import Candidate, Timing
 
 
@@ -23,28 +24,29 @@ from keras_efficientnet.runtimes.timing import Candidate, Timing
 def files(tmp_path_factory):
     """A folder with a small network in every format, and as `peer` converted plainly."""
     folder = tmp_path_factory.mktemp("files")
-    options = {"formats": [*candidates.FORMATS], "threads": [1]}
+    options = {"formats": [*candidates.TIMED_FORMATS], "threads": [1]}
     candidates.write_candidates({"small": make_small}, folder, **options)
     candidates.write_candidates({"peer": make_small}, folder, plainly=True, **options)
     return folder
 
 
 def make_candidates(files, *formats, model="small", threads=1):
-    rows = [(name, candidates.FORMATS[name]) for name in formats]
+    rows = [(name, candidates.TIMED_FORMATS[name]) for name in formats]
     return [Candidate(model, name, row.runtime, str(files / model / row.file), threads) for name, row in rows]
 
 
-@pytest.mark.parametrize("name", candidates.FORMATS)
+@pytest.mark.parametrize("name", candidates.TIMED_FORMATS)
 @pytest.mark.parametrize("model", ["small", "peer"])
 def test_every_format_gives_the_probabilities_of_the_network(files, run_python, tmp_path, model, name):
     image = random_images(1)
     np.save(tmp_path / "image.npy", image)
-    [(*_, runtime, path, threads)] = make_candidates(files, name, model=model)
+    [candidate] = make_candidates(files, name, model=model)
+    runtime, path, threads = candidate.runtime, candidate.path, candidate.threads
     code = f"""
 import numpy as np
-from keras_efficientnet.runtimes import openers
-network = openers.OPENERS[{runtime!r}]({path!r}, {threads})
-np.save({str(tmp_path / "found.npy")!r}, network.call(np.load({str(tmp_path / "image.npy")!r})))
+from keras_efficientnet.runtimes.networks import LOADERS
+network = LOADERS[{runtime!r}]({path!r}, {threads})
+np.save({str(tmp_path / "found.npy")!r}, network(np.load({str(tmp_path / "image.npy")!r})))
 """
     run_python(code)
     expected = keras.saving.load_model(files / model / "model.keras")(image, training=False)
@@ -92,8 +94,8 @@ def test_a_process_is_kept_on_its_cores_and_holds_no_other_runtime(files):
 def test_tensorflow_computes_with_as_many_threads(files, run_python, threads):
     code = f"""
 import tensorflow as tf
-from keras_efficientnet.runtimes import openers
-openers.open_keras({str(files / "small" / "model.keras")!r}, {threads})
+from keras_efficientnet.runtimes.networks import load_keras
+load_keras({str(files / "small" / "model.keras")!r}, {threads})
 print(tf.config.threading.get_intra_op_parallelism_threads(), tf.config.threading.get_inter_op_parallelism_threads())
 """
     assert run_python(code).split() == [str(threads)] * 2
@@ -141,7 +143,7 @@ def test_a_file_that_does_not_run_is_named(tmp_path):
 
 
 def test_more_threads_than_cores_are_refused(files):
-    with pytest.raises(ValueError, match=f"from 1 to {openers.count_cores()}, the cores of this machine"):
+    with pytest.raises(ValueError, match=f"from 1 to {worker.count_cores()}, the cores of this machine"):
         timing.measure(make_candidates(files, "onnx", threads=1000))
     with pytest.raises(ValueError, match="nothing to time"):
         timing.measure([])
@@ -204,20 +206,12 @@ def test_formats_stand_side_by_side_and_the_fastest_is_marked():
     assert latencies.side_by_side(rows[2:]) == []
 
 
-def run_script(*arguments, cwd):
-    """As `run`, without the progress bar."""
-    code, lines, errors = run(*arguments, cwd=cwd)
-    return code, lines, [line for line in errors if line and "%|" not in line and not NOISE.match(line)]
-
-
 def test_the_example_with_files_runs_as_printed(files, tmp_path):
     (tmp_path / "export").symlink_to(ROOT / "export")
     for name in ("float32.tflite", "model.onnx"):
         (tmp_path / f"b0{Path(name).suffix}").symlink_to(files / "small" / name)
-    _, printed, imports = run("-X", "importtime", "export/benchmark.py", "--help", cwd=tmp_path)
-    assert not [line for line in imports if "tensorflow" in line]  # the help comes at once
-    [example] = [line.strip() for line in printed if "--files=" in line and "python export/" in line]
-    code, lines, errors = run_script(*shlex.split(example)[1:], cwd=tmp_path)
+    [example] = [line for line in run_help("export/benchmark.py") if "--files=" in line and "python export/" in line]
+    code, lines, errors = run(*shlex.split(example)[1:], cwd=tmp_path)
     assert (code, errors) == (0, [])
     rows = [line.split()[:3] for line in lines[1:5]]
     assert rows == [[f"b0.{kind}", kind, threads] for kind in ("tflite", "onnx") for threads in ("1", "2")]
@@ -228,9 +222,8 @@ def test_the_example_with_files_runs_as_printed(files, tmp_path):
 @pytest.mark.slow
 def test_the_paper_s_example_runs_as_printed_and_the_small_network_is_the_faster_one(tmp_path):
     (tmp_path / "export").symlink_to(ROOT / "export")
-    _, printed, _ = run("export/benchmark.py", "--help", cwd=tmp_path)
-    [example] = [line.strip() for line in printed if "ResNet152" in line and "python export/" in line]
-    code, lines, errors = run_script(*shlex.split(example)[1:], "--output=new", "--plot", cwd=tmp_path)
+    [example] = [line for line in run_help("export/benchmark.py") if "ResNet152" in line and "python export/" in line]
+    code, lines, errors = run(*shlex.split(example)[1:], "--output=new", "--plot", cwd=tmp_path)
     assert (code, errors) == (0, [])
     with open(tmp_path / "new" / "latency.csv", newline="") as file:
         ratios = {row["format"]: row["times_efficientnet-b1"] for row in csv.DictReader(file) if row["top_1"] == ""}
@@ -246,12 +239,12 @@ def test_the_paper_s_example_runs_as_printed_and_the_small_network_is_the_faster
         ("--peers=EfficientNetB9", "keras.applications has no network 'EfficientNetB9'. Choose from: "),
         ("--models=efficientnet-b0 --formats=pdf", "Unknown format 'pdf'. Choose from: keras, keras-folded, "),
         ("--files=absent.tflite", "There is no file 'absent.tflite'"),
-        ("--files=absent.tflite --threads=1,many", "--threads must be whole numbers, with commas between"),
+        ("--files=absent.tflite --threads=1,many", "flag --threads=['1', 'many']: must be whole numbers"),
         ("--files=absent.tflite --plot", "--plot needs a folder to write to: --output=latency"),
     ],
 )
 def test_a_mistake_of_the_user_is_one_clear_line(tmp_path, options, message):
-    code, lines, errors = run_script(ROOT / "export/benchmark.py", *options.split(), cwd=tmp_path)
+    code, lines, errors = run(ROOT / "export/benchmark.py", *options.split(), cwd=tmp_path)
     assert (code, lines, len(errors)) == (1, [], 1), errors
     assert errors[0].startswith(f"benchmark.py: {message}")
     assert not [*tmp_path.iterdir()]

@@ -8,7 +8,7 @@ import pytest
 from conftest import TINY
 from pictures import jpeg
 from reference import fill, reference_images
-from test_export import ROOT, run
+from scripts import ROOT, run
 
 from keras_efficientnet import export, models
 from keras_efficientnet.export import weight_files, writers

@@ -12,60 +12,20 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from ai_edge_litert.interpreter import Interpreter
+from exports import LABELS, RandomNoise, content, enliven, load, make_small, random_images
+from scripts import ROOT, run, run_help
 
 from keras_efficientnet import export
 from keras_efficientnet.layers import BatchNormalization
 from keras_efficientnet.models import make_model
 
-ROOT = Path(__file__).parent.parent
-LABELS = [f"name of class {index}" for index in range(10)]
 WRITERS = {"saved_model": export.to_saved_model, "tflite": export.to_tflite}
-LOADERS = {"saved_model": export.load_saved_model, "tflite": export.load_tflite}
-NOISE = re.compile(
-    r"WARNING: All log messages before absl|[IWE]0000 |INFO: Created TensorFlow Lite"
-)  # TensorFlow's C++
-
-
-def random_images(count, height=32, width=32):
-    """Of different contrast and brightness, from 0 to 255."""
-    random = np.random.default_rng(1)
-    coarse = random.uniform(0, 255, (count, height // 8, width // 8, 3)).repeat(8, axis=1).repeat(8, axis=2)
-    return (coarse * random.uniform(0.3, 1, (count, 1, 1, 3))).astype("float32")
-
-
-def enliven(model):
-    """Random weights whose outputs depend on the image: else every comparison passes."""
-    random = np.random.default_rng(0)
-    norms = [layer for layer in model.layers if isinstance(layer, BatchNormalization)]
-    for layer in norms:
-        layer.gamma.assign(random.uniform(0.5, 1.5, layer.gamma.shape))
-        layer.beta.assign(random.normal(0, 0.3, layer.beta.shape))
-        layer.momentum = 0.0
-    model(random_images(16), training=True)  # fits the moving statistics
-    for layer in norms:
-        layer.momentum = 0.99
-    kernel = model.get_layer("predictions").kernel
-    kernel.assign(kernel * 3)
-    assert np.std(model(random_images(16)), axis=0).max() > 0.05
-    return model
 
 
 @pytest.fixture(scope="module")
 def model(tiny):
     keras.utils.set_random_seed(1)
     return enliven(make_model(tiny, classes=10))
-
-
-def make_small(activation="softmax", shape=(32, 32, 3), layer=None, classes=10, name="small"):
-    """A classifier that is exported in a second."""
-    keras.utils.set_random_seed(1)
-    inputs = keras.Input(shape)
-    x = keras.layers.Rescaling(1 / 64, offset=-2)(inputs)
-    x = keras.layers.Conv2D(8, 3, strides=2, padding="same")(x)
-    x = keras.layers.Activation("swish")(BatchNormalization()(x))
-    x = keras.layers.GlobalAveragePooling2D()(x)
-    x = layer(x) if layer else x
-    return keras.Model(inputs, keras.layers.Dense(classes, activation=activation, name="predictions")(x), name=name)
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +81,7 @@ def test_a_tflite_file_holds_the_kernels(model, tflite):
 def test_a_loaded_file_is_a_function_from_images_to_probabilities(model, saved_model, tflite, kind):
     path = {"saved_model": saved_model, "tflite": tflite}[kind]
     images = random_images(2)
-    probabilities = LOADERS[kind](path)(images)
+    probabilities = load(kind, path)(images)
     assert type(probabilities) is np.ndarray
     assert probabilities.dtype == np.float32
     np.testing.assert_allclose(probabilities, model(images, training=False), atol=1e-4)
@@ -147,22 +107,15 @@ def test_what_is_no_classifier_is_refused(tiny, tmp_path, kind):
     assert not [*tmp_path.iterdir()]
 
 
-class Dice(keras.layers.Layer):
-    """Gives something else each time."""
-
-    def call(self, inputs):
-        return inputs + tf.random.normal(tf.shape(inputs))
-
-
 @pytest.mark.parametrize("kind", WRITERS)
 def test_a_file_that_gives_other_probabilities_is_not_left(tmp_path, kind):
     with pytest.raises(RuntimeError, match=r"differ by up to 0\.\d+"):
-        WRITERS[kind](make_small(layer=Dice()), tmp_path / "new")
+        WRITERS[kind](make_small(layer=RandomNoise()), tmp_path / "new")
     assert not [*tmp_path.iterdir()]
 
 
 def test_the_file_of_nans_that_the_converter_writes_from_a_keras_model_is_not_left(monkeypatch, tmp_path):
-    monkeypatch.setattr(export.tflite, "hold", lambda model: model)
+    monkeypatch.setattr(export.tflite, "collect_variables", lambda model: model)
     with pytest.raises(RuntimeError, match="not finite|other probabilities than small"):  # as memory is
         export.to_tflite(make_small(), tmp_path / "new")
     assert not [*tmp_path.iterdir()]
@@ -176,11 +129,6 @@ def test_a_model_with_nans_is_refused(tmp_path):
     assert not [*tmp_path.iterdir()]
 
 
-def content(path):
-    """Everything at a path, hidden files too, with its bytes."""
-    return {file: file.read_bytes() for file in [path, *path.rglob("*")] if file.is_file()}
-
-
 @pytest.mark.parametrize("error", [KeyboardInterrupt, OSError])
 @pytest.mark.parametrize("kind", WRITERS)
 def test_a_failure_leaves_the_old_file_and_nothing_else(small, monkeypatch, tmp_path, kind, error):
@@ -190,7 +138,7 @@ def test_a_failure_leaves_the_old_file_and_nothing_else(small, monkeypatch, tmp_
     def fail(*_):
         raise error
 
-    monkeypatch.setattr(getattr(export, kind), "compare", fail)
+    monkeypatch.setattr(getattr(export, kind), "check_exact", fail)
     with pytest.raises(error):
         WRITERS[kind](small, tmp_path / "old", overwrite=True)
     assert content(tmp_path) == before
@@ -233,7 +181,7 @@ def test_what_exists_is_replaced_only_when_told(small, tmp_path, kind):
     assert content(path) == before
     WRITERS[kind](small, path, overwrite=True)
     assert {*content(tmp_path)} == {*before}
-    np.testing.assert_allclose(LOADERS[kind](path)(random_images(3)), small(random_images(3)), atol=1e-5)
+    np.testing.assert_allclose(load(kind, path)(random_images(3)), small(random_images(3)), atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", WRITERS)
@@ -254,30 +202,19 @@ def test_who_may_read_a_new_file_may_read_an_export(small, tmp_path, kind):
     assert path.stat().st_mode == usual.stat().st_mode
 
 
-def run(*arguments, cwd):
-    """Runs a script as a user does; its exit code, lines on stdout, and lines on stderr that are not TensorFlow's."""
-    command = [sys.executable, *map(str, arguments)]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=120)
-    errors = [line for line in done.stderr.splitlines() if not NOISE.match(line)]
-    return done.returncode, done.stdout.splitlines(), errors
-
-
 @pytest.mark.parametrize("script", ["to_saved_model", "to_tflite"])
 def test_the_example_in_the_help_of_a_script_runs_as_printed(small, tmp_path, script):
     (tmp_path / "export").symlink_to(ROOT / "export")
     (tmp_path / "runs/efficientnet-b0").mkdir(parents=True)
     small.save(tmp_path / "runs/efficientnet-b0/model.keras")
-    _, printed, imports = run("-X", "importtime", f"export/{script}.py", "--help", cwd=tmp_path)
-    assert not [line for line in imports if "tensorflow" in line]  # the help comes at once
-    [example] = [line.strip() for line in printed if line.strip().startswith("python export/")]
+    [example] = [line for line in run_help(f"export/{script}.py") if line.startswith("python export/")]
     code, lines, errors = run(*shlex.split(example)[1:], cwd=tmp_path)
     assert (code, errors) == (0, [])
     output = example.rpartition("--output=")[2]
     assert lines[0].startswith(f"| file                        | {Path(output).name}, ")
     assert any(re.match(r"\| agreement with the model    \| 100.00 % +\|", line) for line in lines)
     assert (tmp_path / f"{output}.report.json").is_file()
-    probabilities = LOADERS[script.removeprefix("to_")](tmp_path / output)(random_images(3))
+    probabilities = load(script.removeprefix("to_"), tmp_path / output)(random_images(3))
     np.testing.assert_allclose(probabilities, small(random_images(3)), atol=1e-4)  # the example for TFLite is float16
 
 
@@ -285,7 +222,7 @@ def test_the_example_in_the_help_of_a_script_runs_as_printed(small, tmp_path, sc
     ("script", "options", "message"),
     [
         ("to_tflite", "--model=absent.keras --output=new", "There is no file 'absent.keras'"),
-        ("to_saved_model", "--model=bad.keras --output=new", "bad.keras is not a whole .keras file"),
+        ("to_saved_model", "--model=bad.keras --output=new", "bad.keras is not a complete .keras file"),
         ("to_tflite", "--model=small.keras --output=bad.keras", "bad.keras exists. Choose another path"),
     ],
 )
@@ -310,9 +247,8 @@ def test_an_adapted_normalisation_keeps_its_numbers_in_every_format(tmp_path):
     export.to_tflite(model, tmp_path / "file.tflite")
     export.to_onnx(model, tmp_path / "file.onnx")
     export.to_openvino(model, tmp_path / "openvino")
-    for load, name in ((export.load_tflite, "file.tflite"), (export.load_onnx, "file.onnx")):
-        np.testing.assert_allclose(load(tmp_path / name)(images), expected, atol=1e-5)
-    np.testing.assert_allclose(export.load_openvino(tmp_path / "openvino")(images), expected, atol=1e-5)
+    for kind, name in (("tflite", "file.tflite"), ("onnx", "file.onnx"), ("openvino", "openvino")):
+        np.testing.assert_allclose(load(kind, tmp_path / name)(images), expected, atol=1e-5)
 
 
 def test_a_model_with_a_loop_inside_is_exported(tmp_path):
@@ -355,14 +291,14 @@ def test_a_folder_with_more_than_a_saved_model_is_not_replaced(tmp_path):
     assert (tmp_path / "mine/thesis.txt").read_text() == "precious"
 
 
-def test_what_is_rejected_replaces_nothing_of_the_user_s(tmp_path):
+def test_a_rejected_file_replaces_no_file_of_the_user(tmp_path):
     (tmp_path / "new.rejected").mkdir()
     (tmp_path / "new.rejected/mine.txt").write_text("precious")
     for _ in range(2):
-        with pytest.raises(export.Rejected, match=r"new\.rejected-1"):
+        with pytest.raises(export.RejectedFileError, match=r"new\.rejected-1"):
             with export.replacing(tmp_path / "new", False, is_ours=Path.is_file) as new:
                 new.write_text("bad")
-                raise export.Rejected("No good.")
+                raise export.RejectedFileError("No good.")
     assert (tmp_path / "new.rejected/mine.txt").read_text() == "precious"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["new.rejected", "new.rejected-1"]
 

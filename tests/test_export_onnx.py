@@ -12,17 +12,16 @@ import onnx
 import openvino
 import pytest
 import tensorflow as tf
+from exports import LABELS, content, enliven, load, make_small, random_images
 from reference import fill
-from test_export import LABELS, ROOT, content, enliven, make_small, random_images, run
+from scripts import ROOT, run, run_help
 from test_family import EXPORTED, make, predict, spread
 
 from keras_efficientnet import export
 from keras_efficientnet.architectures import VARIANTS
-from keras_efficientnet.export import interchange
 from keras_efficientnet.models import make_model
 
 WRITERS = {"onnx": export.to_onnx, "openvino": export.to_openvino}
-LOADERS = {"onnx": export.load_onnx, "openvino": export.load_openvino}
 
 # What a user does who has neither this package nor TensorFlow: `sys.modules[...] = None` makes an import fail.
 ELSEWHERE = {
@@ -73,7 +72,7 @@ def exported(request, model, tmp_path_factory):
 def test_a_file_gives_the_probabilities_of_the_model(model, exported, count):
     kind, path = exported
     images = random_images(count)
-    probabilities = LOADERS[kind](path, threads=1)(images)
+    probabilities = export.FORMATS[kind].load(path, threads=1)(images)
     assert (type(probabilities), probabilities.dtype) == (np.ndarray, np.float32)
     np.testing.assert_allclose(probabilities, model(images, training=False), atol=1e-4)
 
@@ -98,7 +97,7 @@ def test_other_kinds_of_network_give_their_probabilities_too(tmp_path, kind, nam
     WRITERS[kind](model, tmp_path / "new")
     for count in (1, 3):
         images = random_images(count)
-        np.testing.assert_allclose(LOADERS[kind](tmp_path / "new")(images), model(images, training=False), atol=1e-4)
+        np.testing.assert_allclose(load(kind, tmp_path / "new")(images), model(images, training=False), atol=1e-4)
 
 
 @pytest.mark.parametrize("name", EXPORTED)
@@ -110,7 +109,7 @@ def test_every_network_gives_its_probabilities(tmp_path, name):
 
 
 def predict_file(kind, path):
-    classify = LOADERS[kind](path)
+    classify = load(kind, path)
     return predict(lambda images, training: classify(images))
 
 
@@ -153,7 +152,7 @@ def test_half_precision_halves_an_openvino_network(small, tmp_path):
 def test_a_file_for_one_image_says_so_and_is_loaded_for_any_number(small, tmp_path, kind):
     WRITERS[kind](small, tmp_path / "one", dynamic_batch=False)
     images = random_images(3)
-    np.testing.assert_allclose(LOADERS[kind](tmp_path / "one")(images), small(images, training=False), atol=1e-4)
+    np.testing.assert_allclose(load(kind, tmp_path / "one")(images), small(images, training=False), atol=1e-4)
     if kind == "onnx":
         [(_, _, shape)] = describe(onnx.load(tmp_path / "one").graph.input)
         assert shape == [1, 32, 32, 3]
@@ -166,7 +165,7 @@ def test_a_file_for_one_image_says_so_and_is_loaded_for_any_number(small, tmp_pa
 def test_a_file_of_free_size_takes_images_of_any_size(tmp_path, kind):
     model = make_small(shape=(None, None, 3))
     WRITERS[kind](model, tmp_path / "free")
-    classify = LOADERS[kind](tmp_path / "free")
+    classify = load(kind, tmp_path / "free")
     for images in (random_images(2, 40, 72), random_images(1, 96, 64)):
         np.testing.assert_allclose(classify(images), model(images, training=False), atol=1e-4)
 
@@ -222,7 +221,7 @@ def test_a_failure_leaves_the_old_file_and_nothing_else(small, monkeypatch, tmp_
     def fail(*_):
         raise error
 
-    monkeypatch.setattr(interchange, "compare", fail)
+    monkeypatch.setattr(getattr(export, kind), "check_exact", fail)
     with pytest.raises(error):
         WRITERS[kind](small, tmp_path / "old", overwrite=True)
     assert content(tmp_path) == before
@@ -249,7 +248,7 @@ def test_what_exists_is_replaced_only_when_told(small, tmp_path, kind):
     assert content(path) == before
     WRITERS[kind](small, path, overwrite=True)
     assert {*content(tmp_path)} == {*before}
-    np.testing.assert_allclose(LOADERS[kind](path)(random_images(3)), small(random_images(3)), atol=1e-4)
+    np.testing.assert_allclose(load(kind, path)(random_images(3)), small(random_images(3)), atol=1e-4)
 
 
 @pytest.mark.parametrize("kind", WRITERS)
@@ -275,23 +274,21 @@ def test_the_example_in_the_help_runs_as_printed(small, tmp_path, kind):
     (tmp_path / "export").symlink_to(ROOT / "export")
     (tmp_path / "runs/efficientnet-b0").mkdir(parents=True)
     small.save(tmp_path / "runs/efficientnet-b0/model.keras")
-    _, printed, imports = run("-X", "importtime", "export/to_onnx.py", "--help", cwd=tmp_path)
-    assert not [line for line in imports if "tensorflow" in line]  # the help comes at once
-    examples = [line.strip() for line in printed if line.strip().startswith("python export/")]
+    examples = [line for line in run_help("export/to_onnx.py") if line.startswith("python export/")]
     example = examples[[*WRITERS].index(kind)]
     code, lines, errors = run(*shlex.split(example)[1:], cwd=tmp_path)
     assert (code, errors) == (0, [])
     output = example.rpartition("--output=")[2]
     assert lines[0].startswith(f"| file                        | {output.rpartition('/')[2]}, ")
     assert any(re.match(r"\| agreement with the model    \| 100.00 % +\|", line) for line in lines)
-    probabilities = LOADERS[kind](tmp_path / output)(random_images(3))
+    probabilities = load(kind, tmp_path / output)(random_images(3))
     np.testing.assert_allclose(probabilities, small(random_images(3)), atol=1e-4)
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ("--format=pdf --model=a.keras --output=new", "Unknown format 'pdf'. Choose one of: onnx, openvino"),
+        ("--format=pdf --model=a.keras --output=new", "flag --format=pdf: value should be one of <onnx|openvino>"),
         ("--model=absent.keras --output=new", "There is no file 'absent.keras'"),
         ("--format=openvino --model=small.keras --output=b0.xml", "OpenVINO's network is two files: give the folder"),
     ],

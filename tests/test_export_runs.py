@@ -7,12 +7,14 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from exports import LABELS, RandomNoise, make_small, random_images
 from pictures import jpeg
-from test_export import LABELS, ROOT, Dice, make_small, random_images, run
+from scripts import ROOT, run
 
 from keras_efficientnet import export
 from keras_efficientnet.models import make_model
 from keras_efficientnet.preprocessing import image_for_evaluation
+from keras_efficientnet.runs import find_run
 
 
 @pytest.fixture(scope="module")
@@ -40,8 +42,8 @@ def test_a_run_tells_how_pictures_are_resized(small, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(options | {"model_name": "efficientnet-b0", "recipe": "official"}))
     expected = image_for_evaluation(jpeg(), 32, **options)
     for path in (tmp_path, tmp_path / "model.keras"):
-        np.testing.assert_array_equal(export.find_reader(small, path)(jpeg()), expected)
-    assert np.abs(export.find_reader(small, tmp_path / "other.keras")(jpeg()) - expected).max() > 1
+        np.testing.assert_array_equal(export.find_reader(small, find_run(path))(jpeg()), expected)
+    assert np.abs(export.find_reader(small, find_run(tmp_path / "other.keras"))(jpeg()) - expected).max() > 1
 
 
 def test_pictures_are_not_taken_where_nobody_can_tell_how(tiny, small, tmp_path):
@@ -82,7 +84,7 @@ def test_the_script_writes_a_feature_vector(small, tmp_path):
     [
         (
             "--model=custom.keras",
-            "custom.keras is not a whole .keras file of a known network: Could not locate class 'Di",
+            "custom.keras is not a complete .keras file of a known network: Could not locate class 'Ran",
         ),
         ("--model=small.keras --labels=names.txt", "`labels` must name the 10 classes of small. Received: 3 names."),
         ("--model=small.keras --labels=absent.txt", "There is no file 'absent.txt' with the names of the classes."),
@@ -90,7 +92,7 @@ def test_the_script_writes_a_feature_vector(small, tmp_path):
 )
 def test_a_mistake_is_one_clear_line(small, tmp_path, options, message):
     small.save(tmp_path / "small.keras")
-    make_small(layer=Dice()).save(tmp_path / "custom.keras")
+    make_small(layer=RandomNoise()).save(tmp_path / "custom.keras")
     (tmp_path / "names.txt").write_text("one\ntwo\nthree\n")
     code, lines, errors = run(ROOT / "export/to_saved_model.py", *options.split(), "--output=new", cwd=tmp_path)
     assert (code, lines, len(errors)) == (1, [], 1), errors

@@ -10,9 +10,9 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from exports import LABELS, enliven, make_small, random_images
 from pictures import jpeg, smooth
 from PIL import Image
-from test_export import LABELS, enliven, make_small, random_images
 
 from keras_efficientnet import export
 from keras_efficientnet.architectures import VARIANTS

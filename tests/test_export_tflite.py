@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from ai_edge_litert.interpreter import Interpreter
 from classifiers import NETWORKS, draw_pictures, train_small
-from test_export import make_small, random_images
+from exports import make_small, random_images
 
 from keras_efficientnet import export
 from keras_efficientnet.export import flatbuffer
@@ -47,7 +47,7 @@ def share_elsewhere(found, expected):
 
 
 @pytest.mark.parametrize(
-    ("quantize", "input_dtype"), [*((name, "float32") for name in QUANTIZATIONS), ("none", "uint8"), ("int8", "uint8")]
+    ("quantize", "input_dtype"), [(name, "float32") for name in QUANTIZATIONS] + [("none", "uint8"), ("int8", "uint8")]
 )
 def test_a_file_has_the_types_and_names_that_clients_ask_for(files, quantize, input_dtype):
     interpreter = Interpreter(os.fspath(files("b0", quantize, input_dtype)))
@@ -155,7 +155,7 @@ def test_kernels_are_stored_and_of_8_bits_with_a_scale_for_each_channel(networks
 
 
 def test_a_file_whose_computed_kernel_is_quantised_is_refused(networks, monkeypatch, tmp_path):
-    monkeypatch.setattr(export.tflite, "summed_experts", lambda pointwise: keras.name_scope("as_it_is"))
+    monkeypatch.setattr(export.tflite, "find_form", lambda *_: "fold")
     with pytest.raises(RuntimeError, match="is computed, and quantised"):
         export.to_tflite(networks("condconv"), tmp_path / "new", quantize="int8", images=PICTURES)
     assert not [*tmp_path.iterdir()]
@@ -184,7 +184,7 @@ def test_weights_are_in_the_flatbuffer(tmp_path):
 def test_ranges_cut_off_the_outliers_of_activations_and_nothing_of_what_enters(files, networks):
     model = networks("b0")
     images = random_images(6) * np.reshape([0.5, 0.5, 0.5, 0.5, 0.5, 0.7], (6, 1, 1, 1))
-    ranges = export.quantizing.find_ranges(files("b0", "none").read_bytes(), images.astype("float32"))
+    ranges = export.quantization.find_ranges(files("b0", "none").read_bytes(), images.astype("float32"))
 
     def find(part):
         [row] = [row for name, row in ranges.items() if part in name]
@@ -227,7 +227,7 @@ def test_int8_without_its_package_says_what_to_install(tmp_path, monkeypatch):
 def test_a_quantised_file_that_gives_other_probabilities_is_not_left(networks, tmp_path, monkeypatch):
     convert = export.tflite.convert
     other = keras.models.clone_model(networks("b0"))
-    monkeypatch.setattr(export.tflite, "convert", lambda model, *others: convert(other, *others))
+    monkeypatch.setattr(export.tflite, "convert", lambda model, *others, **named: convert(other, *others, **named))
     with pytest.raises(RuntimeError, match="of the probability to other classes"):
         export.to_tflite(networks("b0"), tmp_path / "new", quantize="float16", images=PICTURES)
     assert not [*tmp_path.iterdir()]

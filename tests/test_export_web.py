@@ -17,14 +17,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow as tf
+from exports import content, make_small, random_images
 from playwright._impl._driver import compute_driver_executable
+from scripts import run, run_help
 from servers import Server
-from test_export import content, make_small, random_images, run
 
 from keras_efficientnet import export
 from keras_efficientnet.export import npm
 from keras_efficientnet.preprocessing import image_for_evaluation, make_reader
 from keras_efficientnet.recipes import make_config
+from keras_efficientnet.runs import RunFolder
 from keras_efficientnet.training.state import make_variant
 
 ROOT = Path(__file__).parent.parent
@@ -169,7 +171,7 @@ def test_what_a_run_says_of_its_pictures_gives_the_pixels_of_its_evaluation(tmp_
     config = make_config(model_dir=str(tmp_path), **options)
     (tmp_path / "config.json").write_text(json.dumps(dataclasses.asdict(config)))
     variant = make_variant(config)
-    found = export.find_resampling(make_small(shape=(variant.resolution, variant.resolution, 3)), tmp_path)
+    found = export.find_resampling(make_small(shape=(variant.resolution, variant.resolution, 3)), RunFolder(tmp_path))
     data = tf.io.encode_png(np.random.default_rng(0).integers(0, 256, (301, 400, 3), dtype="uint8"))
     expected = make_reader(config, variant)(data)
     np.testing.assert_array_equal(image_for_evaluation(data, variant.resolution, **found), expected)
@@ -200,7 +202,7 @@ def test_a_failure_leaves_the_old_page_and_nothing_else(monkeypatch, tmp_path, e
     def fail(*_, **__):
         raise error
 
-    monkeypatch.setattr(export.tflite, "compare", fail)
+    monkeypatch.setattr(export.tflite, "check_exact", fail)
     with pytest.raises(error):
         export_small(overwrite=True)
     assert content(tmp_path) == before
@@ -306,7 +308,7 @@ def test_a_folder_with_the_packed_runtime_needs_no_network(registry, tmp_path, n
         ),
         (
             lambda folder: (folder / "node_modules/@litertjs/core/dist/index.js").unlink(),
-            "not whole: dist/index.js not",
+            "is incomplete: dist/index.js not",
         ),
         (lambda folder: write_packages(folder / "node_modules", "9.1"), "version 9.1, the page needs 2.5.3"),
     ],
@@ -325,7 +327,7 @@ def test_the_script_writes_a_page_for_a_run_and_says_how_to_look_at_it(small, tm
     code, lines, errors = run(ROOT / "export/to_web.py", *options.split(), cwd=tmp_path)
     assert (code, errors) == (0, [])
     assert re.fullmatch(r"page: 0\.0 MB; probabilities differ from the model's by up to \d\S*", lines[0])
-    assert lines[1:] == ["To look at it: python -m http.server -d page, then http://localhost:8000"]
+    assert lines[1:] == ["To open it: python -m http.server -d page, then http://localhost:8000"]
     assert (tmp_path / "page/labels.txt").read_text().splitlines() == LABELS
     code, lines, [error] = run(ROOT / "export/to_web.py", *options.split(), cwd=tmp_path)
     assert (code, lines) == (1, [])
@@ -337,9 +339,7 @@ def test_the_example_in_the_help_of_the_script_runs_as_printed(small, tmp_path):
     (tmp_path / "export").symlink_to(ROOT / "export")
     (tmp_path / "runs/efficientnet-b0").mkdir(parents=True)
     small.save(tmp_path / "runs/efficientnet-b0/model.keras")
-    _, printed, imports = run("-X", "importtime", "export/to_web.py", "--help", cwd=tmp_path)
-    assert not [line for line in imports if "tensorflow" in line]  # the help comes at once
-    [example] = [line.strip() for line in printed if line.strip().startswith("python export/")]
+    [example] = [line for line in run_help("export/to_web.py") if line.startswith("python export/")]
     code, lines, _ = run(*shlex.split(example)[1:], cwd=tmp_path)
     assert (code, lines[0].startswith("runs/b0_web: 19.")) == (0, True)
     for name in ("litert_wasm_internal.wasm", "litert_wasm_compat_internal.wasm"):

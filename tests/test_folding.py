@@ -3,14 +3,14 @@
 import keras
 import numpy as np
 import pytest
+from exports import random_images
 from keras import layers
 from reference import fill
-from test_export import random_images
 
 from keras_efficientnet import models
 from keras_efficientnet.architectures import VARIANTS
 from keras_efficientnet.export import fold_batch_norms
-from keras_efficientnet.export.folding import folded
+from keras_efficientnet.export.folding import inference_copy
 
 KINDS = (
     "efficientnet-b0",
@@ -157,7 +157,7 @@ def test_a_norm_of_somebody_s_own_stays():
 def test_exporting_leaves_no_trace_in_the_model():
     model = make_behind(layers.ReLU())
     before = [(len(layer._inbound_nodes), len(layer._outbound_nodes)) for layer in model._flatten_layers()]
-    with folded(model) as copy:
+    with inference_copy(model) as copy:
         assert not norms(copy)
     assert [(len(layer._inbound_nodes), len(layer._outbound_nodes)) for layer in model._flatten_layers()] == before
 
