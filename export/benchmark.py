@@ -32,9 +32,9 @@ flags.register_validator("threads", lambda numbers: all(map(str.isdigit, numbers
 def main() -> list[str]:
     import tqdm
 
-    from keras_efficientnet.benchmark.comparison import compare_latencies
+    from keras_efficientnet.benchmark.comparison import Comparison, compare_latencies
 
-    return compare_latencies(
+    comparison = Comparison(
         models=FLAGS.models,
         peers=FLAGS.peers,
         files=FLAGS.files,
@@ -44,10 +44,13 @@ def main() -> list[str]:
         rounds=FLAGS.rounds,
         calls=FLAGS.calls,
         processor_time=FLAGS.processor_time,
+    )
+    return compare_latencies(
+        comparison,
         output=FLAGS.output,
         plot=FLAGS.plot,
-        writing_progress=functools.partial(tqdm.tqdm, desc="writing", unit="file"),
-        timing_progress=functools.partial(tqdm.tqdm, desc="timing", unit="turn"),
+        writing=functools.partial(tqdm.tqdm, desc="writing", unit="file"),
+        timing_files=functools.partial(tqdm.tqdm, desc="timing", unit="turn"),
     )
 
 

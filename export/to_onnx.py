@@ -23,12 +23,12 @@ def main() -> list[str]:
         FLAGS.model,
         FLAGS.output,
         FLAGS.format,
+        options=export.Options(dynamic_batch=FLAGS.dynamic_batch),
         labels=FLAGS.labels,
         images=FLAGS.images,
         image_count=FLAGS.image_count,
         least_agreement=FLAGS.least_agreement,
         overwrite=FLAGS.overwrite,
-        dynamic_batch=FLAGS.dynamic_batch,
     )
     return [export.format_report(report)]
 

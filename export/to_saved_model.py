@@ -25,13 +25,12 @@ def main() -> list[str]:
         FLAGS.model,
         FLAGS.output,
         "saved_model",
+        options=export.Options(feature_vector=FLAGS.feature_vector, weight_decay=FLAGS.weight_decay),
         labels=FLAGS.labels,
         images=FLAGS.images,
         image_count=FLAGS.image_count,
         least_agreement=FLAGS.least_agreement,
         overwrite=FLAGS.overwrite,
-        feature_vector=FLAGS.feature_vector,
-        weight_decay=FLAGS.weight_decay,
     )
     return [export.format_report(report)]
 

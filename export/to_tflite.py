@@ -11,8 +11,8 @@ FLAGS = flags.FLAGS
 command.define_source_flags("The file to write.")
 command.define_measurement_flags("by default 0.97 for int8 and int16x8, else 0.99")
 flags.adopt_module_key_flags(command)
-quantizations = ["none", "float16", "dynamic", "int8", "int16x8"]
-flags.DEFINE_enum("quantize", "none", quantizations, "Number format of the weights and of the computation.")
+QUANTIZATIONS = ["none", "float16", "dynamic", "int8", "int16x8"]
+flags.DEFINE_enum("quantize", "none", QUANTIZATIONS, "Number format of the weights and of the computation.")
 flags.DEFINE_enum("input_dtype", "float32", ["float32", "uint8"], "Type of the pixels; uint8 for the bytes of images.")
 flags.DEFINE_bool("dynamic_batch", False, "Accept any number of images per call instead of one.")
 
@@ -20,18 +20,17 @@ flags.DEFINE_bool("dynamic_batch", False, "Accept any number of images per call 
 def main() -> list[str]:
     from keras_efficientnet import export
 
+    options = export.Options(quantize=FLAGS.quantize, input_dtype=FLAGS.input_dtype, dynamic_batch=FLAGS.dynamic_batch)
     report = export.export_file(
         FLAGS.model,
         FLAGS.output,
         "tflite",
+        options=options,
         labels=FLAGS.labels,
         images=FLAGS.images,
         image_count=FLAGS.image_count,
         least_agreement=FLAGS.least_agreement,
         overwrite=FLAGS.overwrite,
-        quantize=FLAGS.quantize,
-        input_dtype=FLAGS.input_dtype,
-        dynamic_batch=FLAGS.dynamic_batch,
     )
     return [export.format_report(report)]
 

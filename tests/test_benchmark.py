@@ -1,4 +1,4 @@
-"""Latencies: who is timed when, in what process, on which cores; what the numbers say; the script."""
+"""Latencies: order of the turns, processes and cores, statistics, the script."""
 
 import csv
 import json
@@ -49,12 +49,12 @@ network = LOADERS[{runtime!r}]({path!r}, {threads})
 np.save({str(tmp_path / "found.npy")!r}, network(np.load({str(tmp_path / "image.npy")!r})))
 """
     run_python(code)
-    expected = keras.saving.load_model(files / model / "model.keras")(image, training=False)
+    expected = keras.saving.load_model(files / model / "plain.keras")(image, training=False)
     rounding = {"openvino": 1e-2, "tflite-float16": 1e-3, "tflite-dynamic": 1e-2, "tflite-int8": 5e-2}.get(name, 1e-5)
     np.testing.assert_allclose(np.load(tmp_path / "found.npy"), expected, atol=rounding)
 
 
-def test_each_has_its_turn_in_each_round_and_the_order_is_turned_round(files):
+def test_files_take_turns_and_the_order_alternates(files):
     seen = []
 
     def watch(turns):
@@ -72,7 +72,7 @@ def test_each_has_its_turn_in_each_round_and_the_order_is_turned_round(files):
     assert sorted(first) == [0, 1] and second == first[::-1] and third == first
 
 
-def test_a_process_is_kept_on_its_cores_and_holds_no_other_runtime(files):
+def test_a_process_uses_its_cores_only_and_loads_no_other_runtime(files):
     found = {}
 
     def watch(turns):
@@ -91,11 +91,11 @@ def test_a_process_is_kept_on_its_cores_and_holds_no_other_runtime(files):
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-def test_tensorflow_computes_with_as_many_threads(files, run_python, threads):
+def test_tensorflow_uses_the_given_number_of_threads(files, run_python, threads):
     code = f"""
 import tensorflow as tf
 from keras_efficientnet.runtimes.networks import load_keras
-load_keras({str(files / "small" / "model.keras")!r}, {threads})
+load_keras({str(files / "small" / "plain.keras")!r}, {threads})
 print(tf.config.threading.get_intra_op_parallelism_threads(), tf.config.threading.get_inter_op_parallelism_threads())
 """
     assert run_python(code).split() == [str(threads)] * 2
@@ -120,12 +120,12 @@ def test_mean_and_quartiles_are_those_of_all_calls():
     assert Timing("a", "onnx", 1, ((3.0,),)).quartiles == (3.0, 3.0, 3.0)
 
 
-def test_a_ratio_is_taken_round_by_round():
+def test_a_ratio_is_computed_round_by_round():
     assert timing.ratio(SLOWED, STEADY) == 2.0
     assert timing.ratio(STEADY, SLOWED) == 0.5
 
 
-def test_ratios_are_those_of_one_format_or_to_one_format():
+def test_ratios_are_within_a_format_or_to_one_format():
     other = STEADY._replace(model="a", format="tflite")
     wider = STEADY._replace(threads=2)
     timings = [SLOWED, STEADY, other, wider]
@@ -149,13 +149,19 @@ def test_more_threads_than_cores_are_refused(files):
         timing.measure([])
 
 
-def test_files_are_known_by_their_endings(files):
+def test_files_are_recognized_by_their_endings(files):
     paths = [str(files / "small" / name) for name in ("float32.tflite", "model.onnx", "openvino/model.xml", "openvino")]
-    paths += [str(files / "small" / "saved_model"), str(files / "small" / "model.keras")]
+    paths += [str(files / "small" / "saved_model"), str(files / "small" / "plain.keras")]
     found = candidates.find_candidates(paths, [1])
     assert [(row.model, row.runtime) for row in found] == [
-        *((paths[0], "tflite"), (paths[1], "onnx"), (paths[2], "openvino"), (paths[2], "openvino-f32")),
-        *((paths[3], "openvino"), (paths[3], "openvino-f32"), (paths[4], "saved_model"), (paths[5], "keras")),
+        (paths[0], "tflite"),
+        (paths[1], "onnx"),
+        (paths[2], "openvino"),
+        (paths[2], "openvino-f32"),
+        (paths[3], "openvino"),
+        (paths[3], "openvino-f32"),
+        (paths[4], "saved_model"),
+        (paths[5], "keras"),
     ]
     with pytest.raises(FileNotFoundError, match=r"There is no file 'absent\.onnx'"):
         candidates.find_candidates(["absent.onnx"], [1])
@@ -163,7 +169,7 @@ def test_files_are_known_by_their_endings(files):
         candidates.find_candidates([str(ROOT / "setup.py")], [1])
 
 
-def test_random_networks_tell_images_apart_when_their_statistics_fit(tiny):
+def test_random_networks_with_fitted_statistics_distinguish_images(tiny):
     keras.utils.set_random_seed(1)
     model = make_model(tiny, classes=10)
     weights = model.get_layer("predictions").kernel
@@ -193,7 +199,7 @@ def test_a_table_is_written_and_drawn(tmp_path):
         latencies.draw(rows[2:])
 
 
-def test_formats_stand_side_by_side_and_the_fastest_is_marked():
+def test_formats_are_compared_side_by_side_and_the_fastest_is_marked():
     def row(model, name, threads, ms):
         return {"model": model, "format": name, "threads": threads, "median_ms": ms}
 
@@ -220,7 +226,7 @@ def test_the_example_with_files_runs_as_printed(files, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_paper_s_example_runs_as_printed_and_the_small_network_is_the_faster_one(tmp_path):
+def test_the_example_of_the_paper_runs_as_printed_and_the_small_network_is_faster(tmp_path):
     (tmp_path / "export").symlink_to(ROOT / "export")
     [example] = [line for line in run_help("export/benchmark.py") if "ResNet152" in line and "python export/" in line]
     code, lines, errors = run(*shlex.split(example)[1:], "--output=new", "--plot", cwd=tmp_path)
@@ -243,7 +249,7 @@ def test_the_paper_s_example_runs_as_printed_and_the_small_network_is_the_faster
         ("--files=absent.tflite --plot", "--plot needs a folder to write to: --output=latency"),
     ],
 )
-def test_a_mistake_of_the_user_is_one_clear_line(tmp_path, options, message):
+def test_a_mistake_of_the_user_is_one_line(tmp_path, options, message):
     code, lines, errors = run(ROOT / "export/benchmark.py", *options.split(), cwd=tmp_path)
     assert (code, lines, len(errors)) == (1, [], 1), errors
     assert errors[0].startswith(f"benchmark.py: {message}")

@@ -24,7 +24,7 @@ FLOORS = (
 )
 ROOMS = {  # floors inside each wing
     "augmentation": ({"operations", "erasing"}, {"policies", "mixing"}),
-    "benchmark": ({"candidates", "latencies"},),
+    "benchmark": ({"candidates", "latencies"}, {"comparison"}),
     "datasets": (
         {"sources", "service", "transfer"},
         {"catalog", "damage", "folders", "records"},
@@ -32,8 +32,15 @@ ROOMS = {  # floors inside each wing
         {"factory"},
     ),
     "evaluation": ({"metrics", "predictions"}, {"reports"}),
-    "export": (),
-    "runtimes": ({"openers"}, {"timing"}),
+    "export": (
+        {"agreement", "flatbuffer", "npm", "pixels", "preparation"},
+        {"folding", "images", "metadata", "quantization", "signatures"},
+        {"onnx", "openvino", "saved_model", "tflite"},
+        {"formats", "web", "weight_files"},
+        {"measurement"},
+        {"workflow"},
+    ),
+    "runtimes": ({"networks"}, {"worker"}, {"timing"}),
     "training": (
         {"devices", "history"},
         {"preemption", "state"},
@@ -45,8 +52,13 @@ ROOMS = {  # floors inside each wing
 }
 OWN = {"self", "cls", "super()"}
 PUBLIC_UNDERSCORES = {"_asdict", "_replace", "_fields"}  # of NamedTuple
-PRIVATE_NAMES: dict[str, set[str]] = {}  # module -> private names of other libraries that have no public counterpart
-ALLOWED_RUN_NAMES: set[tuple[str, str]] = set()
+PRIVATE_NAMES: dict[str, set[str]] = {  # module -> private names of other libraries that have no public counterpart
+    "keras_efficientnet/export/folding": {"_inbound_nodes", "_outbound_nodes"},  # calls of a layer
+}
+ALLOWED_RUN_NAMES: set[tuple[str, str]] = {
+    ("labels.txt", "labels.txt"),  # also in a SavedModel, in a TFLite file and on the web page
+    ("model.tflite", "model.tflite"),  # also on the web page
+}
 ROOF = [ROOT / "main.py", *sorted((ROOT / "export").glob("*.py"))]
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
 EVERYTHING = [*MODULES, PACKAGE / "__init__.py", *ROOF, ROOT / "setup.py", *sorted((ROOT / "tests").glob("*.py"))]

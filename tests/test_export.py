@@ -1,4 +1,4 @@
-"""What was exported, in the real runtimes, against the model in Keras; failures, which leave nothing; the scripts."""
+"""Exports in their runtimes against the model in Keras; failures; the scripts."""
 
 import os
 import re
@@ -50,7 +50,7 @@ def tflite(model, tmp_path_factory):
 
 
 @pytest.mark.parametrize("kind", WRITERS)
-def test_exporting_leaves_the_model_as_it_was(tmp_path, kind):
+def test_exporting_does_not_change_the_model(tmp_path, kind):
     model = make_small()
     before = model.get_weights()
     WRITERS[kind](model, tmp_path / "new")
@@ -99,7 +99,7 @@ def test_a_tflite_file_of_mixed_precision_is_refused(tmp_path, set_policy):
 
 
 @pytest.mark.parametrize("kind", WRITERS)
-def test_what_is_no_classifier_is_refused(tiny, tmp_path, kind):
+def test_a_model_that_is_no_classifier_is_refused(tiny, tmp_path, kind):
     with pytest.raises(ValueError, match="include_top"):
         WRITERS[kind](make_model(tiny, include_top=False, input_shape=(32, 32, 3)), tmp_path / "new")
     with pytest.raises(ValueError, match="classifier_activation"):
@@ -108,13 +108,13 @@ def test_what_is_no_classifier_is_refused(tiny, tmp_path, kind):
 
 
 @pytest.mark.parametrize("kind", WRITERS)
-def test_a_file_that_gives_other_probabilities_is_not_left(tmp_path, kind):
+def test_a_file_with_other_probabilities_is_removed(tmp_path, kind):
     with pytest.raises(RuntimeError, match=r"differ by up to 0\.\d+"):
         WRITERS[kind](make_small(layer=RandomNoise()), tmp_path / "new")
     assert not [*tmp_path.iterdir()]
 
 
-def test_the_file_of_nans_that_the_converter_writes_from_a_keras_model_is_not_left(monkeypatch, tmp_path):
+def test_a_file_of_nans_is_removed(monkeypatch, tmp_path):
     monkeypatch.setattr(export.tflite, "collect_variables", lambda model: model)
     with pytest.raises(RuntimeError, match="not finite|other probabilities than small"):  # as memory is
         export.to_tflite(make_small(), tmp_path / "new")
@@ -131,7 +131,7 @@ def test_a_model_with_nans_is_refused(tmp_path):
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, OSError])
 @pytest.mark.parametrize("kind", WRITERS)
-def test_a_failure_leaves_the_old_file_and_nothing_else(small, monkeypatch, tmp_path, kind, error):
+def test_a_failure_keeps_the_old_file_and_leaves_no_other_files(small, monkeypatch, tmp_path, kind, error):
     WRITERS[kind](small, tmp_path / "old")
     before = content(tmp_path)
 
@@ -145,7 +145,7 @@ def test_a_failure_leaves_the_old_file_and_nothing_else(small, monkeypatch, tmp_
     assert [*tmp_path.iterdir()] == [tmp_path / "old"]
 
 
-def test_a_saved_model_that_cannot_be_renamed_leaves_the_old_one(small, monkeypatch, tmp_path):
+def test_a_saved_model_that_cannot_be_moved_leaves_the_old_one(small, monkeypatch, tmp_path):
     export.to_saved_model(small, tmp_path / "old")
     before, replace = content(tmp_path), os.replace
 
@@ -161,7 +161,7 @@ def test_a_saved_model_that_cannot_be_renamed_leaves_the_old_one(small, monkeypa
     assert [*tmp_path.iterdir()] == [tmp_path / "old"]
 
 
-def test_a_full_disk_is_an_error_of_the_operating_system(small, monkeypatch, tmp_path):
+def test_a_full_disk_is_an_os_error(small, monkeypatch, tmp_path):
     def fail(*_, **__):
         raise tf.errors.ResourceExhaustedError(None, None, "No space left on device")
 
@@ -172,7 +172,7 @@ def test_a_full_disk_is_an_error_of_the_operating_system(small, monkeypatch, tmp
 
 
 @pytest.mark.parametrize("kind", WRITERS)
-def test_what_exists_is_replaced_only_when_told(small, tmp_path, kind):
+def test_an_existing_export_is_replaced_only_with_overwrite(small, tmp_path, kind):
     path = tmp_path / "old"
     WRITERS[kind](make_small(layer=keras.layers.Rescaling(2.0)), path)
     before = content(path)
@@ -185,7 +185,7 @@ def test_what_exists_is_replaced_only_when_told(small, tmp_path, kind):
 
 
 @pytest.mark.parametrize("kind", WRITERS)
-def test_a_folder_of_other_things_is_never_replaced(small, tmp_path, kind):
+def test_a_folder_with_other_files_is_never_replaced(small, tmp_path, kind):
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "chapter").write_text("one")
     with pytest.raises(FileExistsError, match="something else"):
@@ -194,7 +194,7 @@ def test_a_folder_of_other_things_is_never_replaced(small, tmp_path, kind):
 
 
 @pytest.mark.parametrize("kind", WRITERS)
-def test_who_may_read_a_new_file_may_read_an_export(small, tmp_path, kind):
+def test_an_export_has_the_permissions_of_a_new_file(small, tmp_path, kind):
     path = tmp_path / "new"
     WRITERS[kind](small, path)
     usual = tmp_path / "usual"
@@ -226,7 +226,7 @@ def test_the_example_in_the_help_of_a_script_runs_as_printed(small, tmp_path, sc
         ("to_tflite", "--model=small.keras --output=bad.keras", "bad.keras exists. Choose another path"),
     ],
 )
-def test_a_mistake_of_the_user_is_one_clear_line(small, tmp_path, script, options, message):
+def test_a_mistake_of_the_user_is_one_line(small, tmp_path, script, options, message):
     (tmp_path / "bad.keras").write_bytes(b"PK\x03\x04 and then no more")
     small.save(tmp_path / "small.keras")
     code, lines, errors = run(ROOT / f"export/{script}.py", *options.split(), cwd=tmp_path)
@@ -260,7 +260,7 @@ def test_a_model_with_a_loop_inside_is_exported(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["tflite", "onnx"])
-def test_an_operation_that_a_format_lacks_is_one_clear_line(tmp_path, kind):
+def test_an_unsupported_operation_is_one_line(tmp_path, kind):
     image = keras.Input((32, 32, 3))
     strange = keras.ops.erfinv(keras.ops.tanh(image)) if kind == "tflite" else keras.ops.fft2((image, image))[0]
     top = keras.layers.Dense(4, "softmax")(keras.layers.GlobalMaxPooling2D()(strange))
@@ -303,7 +303,7 @@ def test_a_rejected_file_replaces_no_file_of_the_user(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["new.rejected", "new.rejected-1"]
 
 
-def test_a_script_without_a_guard_is_not_run_anew_by_what_times_files(tmp_path):
+def test_timing_does_not_run_the_main_script_again(tmp_path):
     model = make_small()
     model.save(tmp_path / "model.keras")
     (tmp_path / "script.py").write_text(

@@ -1,4 +1,4 @@
-"""The images that exported files are calibrated and measured on: whose, how many, and as evaluation sees them."""
+"""Images for calibration and measurement: origin, number, and resizing as in evaluation."""
 
 import keras
 import numpy as np
@@ -54,7 +54,7 @@ def test_the_images_of_a_run_are_its_validation_digits(run):
     assert np.abs(means * 255 / 16 - images.pixels[0].mean()).min() < 1  # it is one of them
 
 
-def test_for_calibration_the_first_training_images_are_taken(run, pictures):
+def test_calibration_uses_the_first_training_images(run, pictures):
     train, valid = load_images(make(), run, count=8, train=True), load_images(make(), run, count=8)
     assert train.origin == f"8 training images of {run.path}"
     assert len(train.pixels) == len(train.labels) == 8
@@ -69,12 +69,12 @@ def test_images_of_class_folders_have_labels(pictures):
     assert (values(images), images.labels.tolist()) == ([0, 20, 60, 80, 120, 140], [0, 0, 1, 1, 2, 2])
 
 
-def test_images_of_files_have_none(pictures):
+def test_images_of_files_have_no_labels(pictures):
     images = load_images(make(3), None, f"{pictures}/train/bee, {pictures}/validation/cow/0.png")
     assert (values(images), images.labels, images.origin) == ([70, 90, 120], None, "3 images given")
 
 
-def test_a_run_crops_its_own_way(tmp_path, run, pictures):
+def test_images_are_cropped_as_in_the_run(tmp_path, run, pictures):
     """Evaluation's crop keeps size / (size + 32) of the shorter side, that of the sample all of it."""
     picture = np.zeros((64, 64, 3), "uint8")
     picture[:8] = 255
@@ -94,12 +94,12 @@ def test_a_run_crops_its_own_way(tmp_path, run, pictures):
         (make(shape=(32, 32, 1)), "sample", r"squares of RGB. mine takes \(32, 32, 1\)"),
     ],
 )
-def test_images_that_do_not_fit_are_an_error_in_words(model, source, message):
+def test_images_that_do_not_match_the_model_are_refused(model, source, message):
     with pytest.raises(ValueError, match=message):
         load_images(model, None, source)
 
 
-def test_images_that_are_none_are_named(tmp_path):
+def test_files_that_are_no_images_are_named(tmp_path):
     (tmp_path / "a.png").write_bytes(b"text")
     with pytest.raises(ValueError, match="a.png is not a valid BMP, GIF, JPEG, PNG or WebP image. Leave it out."):
         load_images(make(), None, str(tmp_path / "a.png"))

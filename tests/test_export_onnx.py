@@ -1,4 +1,4 @@
-"""ONNX files in ONNX Runtime and OpenVINO's in OpenVINO, against the model in Keras; failures, which leave nothing."""
+"""ONNX and OpenVINO files in their runtimes, against the model in Keras; failures, which leave no files."""
 
 import json
 import re
@@ -149,7 +149,7 @@ def test_half_precision_halves_an_openvino_network(small, tmp_path):
 
 
 @pytest.mark.parametrize("kind", WRITERS)
-def test_a_file_for_one_image_says_so_and_is_loaded_for_any_number(small, tmp_path, kind):
+def test_a_file_for_one_image_can_be_called_with_any_number_of_images(small, tmp_path, kind):
     WRITERS[kind](small, tmp_path / "one", dynamic_batch=False)
     images = random_images(3)
     np.testing.assert_allclose(load(kind, tmp_path / "one")(images), small(images, training=False), atol=1e-4)
@@ -171,7 +171,7 @@ def test_a_file_of_free_size_takes_images_of_any_size(tmp_path, kind):
 
 
 @pytest.mark.parametrize("kind", WRITERS)
-def test_exporting_leaves_the_model_as_it_was(tmp_path, kind):
+def test_exporting_does_not_change_the_model(tmp_path, kind):
     model = make_small()
     before = model.get_weights()
     WRITERS[kind](model, tmp_path / "new")
@@ -179,7 +179,7 @@ def test_exporting_leaves_the_model_as_it_was(tmp_path, kind):
 
 
 @pytest.mark.parametrize("kind", WRITERS)
-def test_what_cannot_be_exported_is_refused(tiny, tmp_path, set_policy, kind):
+def test_models_that_cannot_be_exported_are_refused(tiny, tmp_path, set_policy, kind):
     with pytest.raises(ValueError, match="include_top"):
         WRITERS[kind](make_model(tiny, include_top=False, input_shape=(32, 32, 3)), tmp_path / "new")
     with pytest.raises(ValueError, match="classifier_activation"):
@@ -192,13 +192,13 @@ def test_what_cannot_be_exported_is_refused(tiny, tmp_path, set_policy, kind):
     assert not [*tmp_path.iterdir()]
 
 
-def test_openvino_is_given_a_folder_and_no_file(small, tmp_path):
+def test_openvino_needs_a_folder_instead_of_a_file(small, tmp_path):
     with pytest.raises(ValueError, match="two files: give the folder"):
         export.to_openvino(small, tmp_path / "new.xml")
     assert not [*tmp_path.iterdir()]
 
 
-class Turncoat(keras.layers.Layer):
+class DifferentInGraphs(keras.layers.Layer):
     """Gives something else where it is exported."""
 
     def call(self, inputs):
@@ -206,15 +206,15 @@ class Turncoat(keras.layers.Layer):
 
 
 @pytest.mark.parametrize("kind", WRITERS)
-def test_a_file_that_gives_other_probabilities_is_not_left(tmp_path, kind):
+def test_a_file_with_other_probabilities_is_removed(tmp_path, kind):
     with pytest.raises(RuntimeError, match=r"differ by up to 0\.\d+"):
-        WRITERS[kind](make_small(layer=Turncoat()), tmp_path / "new")
+        WRITERS[kind](make_small(layer=DifferentInGraphs()), tmp_path / "new")
     assert not [*tmp_path.iterdir()]
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, OSError])
 @pytest.mark.parametrize("kind", WRITERS)
-def test_a_failure_leaves_the_old_file_and_nothing_else(small, monkeypatch, tmp_path, kind, error):
+def test_a_failure_keeps_the_old_file_and_leaves_no_other_files(small, monkeypatch, tmp_path, kind, error):
     WRITERS[kind](small, tmp_path / "old")
     before = content(tmp_path)
 
@@ -228,7 +228,7 @@ def test_a_failure_leaves_the_old_file_and_nothing_else(small, monkeypatch, tmp_
     assert [*tmp_path.iterdir()] == [tmp_path / "old"]
 
 
-def test_a_full_disk_is_an_error_of_the_operating_system(small, monkeypatch, tmp_path):
+def test_a_full_disk_is_an_os_error(small, monkeypatch, tmp_path):
     def fail(*_, **__):
         raise tf.errors.ResourceExhaustedError(None, None, "No space left on device")
 
@@ -239,7 +239,7 @@ def test_a_full_disk_is_an_error_of_the_operating_system(small, monkeypatch, tmp
 
 
 @pytest.mark.parametrize("kind", WRITERS)
-def test_what_exists_is_replaced_only_when_told(small, tmp_path, kind):
+def test_an_existing_export_is_replaced_only_with_overwrite(small, tmp_path, kind):
     path = tmp_path / "old"
     WRITERS[kind](make_small(layer=keras.layers.Rescaling(2.0)), path)
     before = content(path)
@@ -252,7 +252,7 @@ def test_what_exists_is_replaced_only_when_told(small, tmp_path, kind):
 
 
 @pytest.mark.parametrize("kind", WRITERS)
-def test_a_folder_of_other_things_is_never_replaced(small, tmp_path, kind):
+def test_a_folder_with_other_files_is_never_replaced(small, tmp_path, kind):
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "model.xml").write_text("chapter one")
     (tmp_path / "thesis" / "chapter").write_text("two")
@@ -262,7 +262,7 @@ def test_a_folder_of_other_things_is_never_replaced(small, tmp_path, kind):
 
 
 @pytest.mark.parametrize(("kind", "package"), [("onnx", "tf2onnx"), ("onnx", "onnxruntime"), ("openvino", "openvino")])
-def test_a_missing_package_is_named_with_how_to_install_it(small, monkeypatch, tmp_path, kind, package):
+def test_a_missing_package_is_named_with_the_command_that_installs_it(small, monkeypatch, tmp_path, kind, package):
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(ImportError, match=rf'needs the package {package}: pip install "keras_efficientnet\[export\]"'):
         WRITERS[kind](small, tmp_path / "new")
@@ -293,7 +293,7 @@ def test_the_example_in_the_help_runs_as_printed(small, tmp_path, kind):
         ("--format=openvino --model=small.keras --output=b0.xml", "OpenVINO's network is two files: give the folder"),
     ],
 )
-def test_a_mistake_of_the_user_is_one_clear_line(small, tmp_path, options, message):
+def test_a_mistake_of_the_user_is_one_line(small, tmp_path, options, message):
     small.save(tmp_path / "small.keras")
     code, lines, errors = run(ROOT / "export/to_onnx.py", *options.split(), cwd=tmp_path)
     assert (code, lines, len(errors)) == (1, [], 1), errors

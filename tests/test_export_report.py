@@ -1,4 +1,4 @@
-"""The report on an exported file: figures against those of NumPy, and files that are not good enough."""
+"""The report on an exported file against NumPy's numbers, and files that agree too little."""
 
 import functools
 import json
@@ -56,15 +56,13 @@ def shift(model, classes):
     return other
 
 
-def test_a_file_that_chooses_otherwise_is_kept_aside_with_its_report(small, images, tmp_path):
+def test_a_file_with_other_predictions_is_kept_aside_with_its_report(small, images, tmp_path):
     path = tmp_path / "new.tflite"
     path.write_bytes(b"old")
-    with pytest.raises(
-        export.RejectedFileError, match=r"new.tflite predicts .* 0.00 % of 40 .* 99 % .*aside: .*rejected"
-    ):
-        write_measured(
-            functools.partial(export.to_tflite, shift(small, 1)), small, path, "tflite", images, overwrite=True
-        )
+    write = functools.partial(export.to_tflite, shift(small, 1))
+    message = r"new.tflite predicts .* 0.00 % of 40 .* 99 % .*aside: .*rejected"
+    with pytest.raises(export.RejectedFileError, match=message):
+        write_measured(write, small, path, "tflite", images, overwrite=True)
     assert path.read_bytes() == b"old"
     assert {file.name for file in tmp_path.iterdir()} == {
         "new.tflite",
@@ -78,7 +76,7 @@ def test_a_file_that_chooses_otherwise_is_kept_aside_with_its_report(small, imag
     assert json.loads((tmp_path / "new.tflite.report.json").read_text())["agreement"] == 0
 
 
-def test_the_bar_can_be_chosen(small, images, tmp_path):
+def test_the_required_agreement_can_be_set(small, images, tmp_path):
     write = functools.partial(export.to_tflite, shift(small, 1))
     report = write_measured(write, small, tmp_path / "new", "tflite", images, least_agreement=0.0)
     assert report.agreement == 0 and (tmp_path / "new").is_file()
@@ -94,28 +92,26 @@ def test_a_failure_of_the_exporter_leaves_no_report(small, images, tmp_path):
     assert not [*tmp_path.iterdir()]
 
 
-def test_images_without_right_classes_give_no_accuracy(small, images, tmp_path):
+def test_images_without_true_classes_give_no_accuracy(small, images, tmp_path):
     write = functools.partial(export.to_tflite, small)
     report = write_measured(write, small, tmp_path / "new", "tflite", images._replace(labels=None))
     assert report.accuracy is report.model_accuracy is None
     assert "the true classes are unknown" in format_report(report)
 
 
-def test_the_report_says_what_was_quantised(tiny, tmp_path):
+def test_the_report_has_the_bytes_that_were_quantized(tiny, tmp_path):
     """Of the tiny network's parameters most are in kernels, which dynamic range quantisation stores in a byte each."""
     model = make_model(tiny, classes=10)
-    pixels = random_images(40)
+    images = Images(pixels=random_images(40), labels=None, origin="some")
     write = functools.partial(export.to_tflite, model, quantize="dynamic")
-    report = write_measured(
-        write, model, tmp_path / "new", "tflite", Images(pixels=pixels, labels=None, origin="some"), least_agreement=0.5
-    )
+    report = write_measured(write, model, tmp_path / "new", "tflite", images, least_agreement=0.5)
     size = float(re.search(r"([\d.]+) MB int8", report.stored)[1]) * 1e6
     kernels = sum(layer.kernel.shape.num_elements() for layer in model.layers if hasattr(layer, "kernel"))
     assert 0.7 * kernels < size <= 1.01 * kernels
 
 
 @pytest.mark.parametrize("share", [float("nan"), 1.1, -0.1])
-def test_a_bar_that_is_no_share_is_refused(small, images, tmp_path, share):
+def test_a_required_agreement_that_is_no_share_is_refused(small, images, tmp_path, share):
     write = functools.partial(export.to_tflite, small)
     with pytest.raises(ValueError, match="must be a share, from 0 to 1"):
         write_measured(write, small, tmp_path / "new", "tflite", images, least_agreement=share)

@@ -1,4 +1,4 @@
-"""What a run or a name tells an exporter: the names of the classes, how pictures are resized; the script that asks."""
+"""What exporters learn from a run or a name: class names, resizing; and the script."""
 
 import json
 import os
@@ -30,14 +30,14 @@ def small():
         ("efficientnetcondconvb0_4e", "bicubic"),
     ],
 )
-def test_the_name_of_a_network_tells_how_pictures_are_resized(name, interpolation):
+def test_the_name_of_a_network_determines_the_resizing(name, interpolation):
     inner = make_small(name=name)
     for model in (inner, keras.Sequential([keras.Input((32, 32, 3)), inner], name="mine")):
         found = export.find_reader(model)(jpeg())
         np.testing.assert_array_equal(found, image_for_evaluation(jpeg(), 32, interpolation=interpolation))
 
 
-def test_a_run_tells_how_pictures_are_resized(small, tmp_path):
+def test_the_options_of_a_run_determine_the_resizing(small, tmp_path):
     options = {"crop_fraction": 1.0, "interpolation": "bilinear", "half_pixel_centers": True}
     (tmp_path / "config.json").write_text(json.dumps(options | {"model_name": "efficientnet-b0", "recipe": "official"}))
     expected = image_for_evaluation(jpeg(), 32, **options)
@@ -46,7 +46,7 @@ def test_a_run_tells_how_pictures_are_resized(small, tmp_path):
     assert np.abs(export.find_reader(small, find_run(tmp_path / "other.keras"))(jpeg()) - expected).max() > 1
 
 
-def test_pictures_are_not_taken_where_nobody_can_tell_how(tiny, small, tmp_path):
+def test_there_is_no_reader_if_the_resizing_is_unknown(tiny, small, tmp_path):
     for shape in ((32, 48, 3), (32, 32, 1), (None, None, 3)):
         assert export.find_reader(make_small(shape=shape)) is None
     assert export.find_reader(make_model(tiny, classes=10, include_preprocessing=False)) is None
@@ -57,7 +57,7 @@ def test_pictures_are_not_taken_where_nobody_can_tell_how(tiny, small, tmp_path)
     assert not [*tmp_path.iterdir()]
 
 
-def test_the_script_takes_labels_and_pixels_from_the_run(small, tmp_path):
+def test_the_script_uses_labels_and_resizing_of_the_run(small, tmp_path):
     small.save(tmp_path / "model.keras")
     (tmp_path / "labels.txt").write_text("".join(f"{label}\n" for label in LABELS))
     (tmp_path / "config.json").write_text(json.dumps({"model_name": "efficientnet-lite0", "recipe": "official"}))
@@ -90,7 +90,7 @@ def test_the_script_writes_a_feature_vector(small, tmp_path):
         ("--model=small.keras --labels=absent.txt", "There is no file 'absent.txt' with the names of the classes."),
     ],
 )
-def test_a_mistake_is_one_clear_line(small, tmp_path, options, message):
+def test_a_mistake_of_the_user_is_one_line(small, tmp_path, options, message):
     small.save(tmp_path / "small.keras")
     make_small(layer=RandomNoise()).save(tmp_path / "custom.keras")
     (tmp_path / "names.txt").write_text("one\ntwo\nthree\n")
@@ -100,6 +100,12 @@ def test_a_mistake_is_one_clear_line(small, tmp_path, options, message):
     assert not (tmp_path / "new").exists()
 
 
-def test_a_mark_that_windows_puts_before_a_text_is_no_part_of_a_name(tmp_path):
+def test_a_byte_order_mark_is_no_part_of_a_class_name(tmp_path):
     (tmp_path / "labels.txt").write_bytes(b"\xef\xbb\xbfcat\r\ndog\r\n")
     assert export.read_labels(tmp_path / "labels.txt") == ["cat", "dog"]
+
+
+def test_an_option_that_a_format_does_not_have_is_an_error(small, tmp_path):
+    small.save(tmp_path / "small.keras")
+    with pytest.raises(ValueError, match="ONNX files have no option `quantize`. Received: quantize='int8'. Choose"):
+        export.export_file(tmp_path / "small.keras", tmp_path / "new", "onnx", options=export.Options(quantize="int8"))

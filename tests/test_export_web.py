@@ -1,4 +1,4 @@
-"""The folder of a web page: its files, policy and resizing against TensorFlow; the runtime; failures; the script."""
+"""The folder of the web page: files, policy, resizing against TensorFlow; the runtime; failures; the script."""
 
 import base64
 import dataclasses
@@ -92,7 +92,7 @@ def test_the_page_crops_and_resizes_as_evaluation_does(tmp_path, height, width, 
     np.testing.assert_allclose(pixels, expected, rtol=0, atol=2e-4)  # of 255
 
 
-def test_the_folder_has_the_model_its_labels_the_page_and_both_builds_of_the_runtime(small, tmp_path, export_small):
+def test_the_folder_has_model_labels_page_and_both_builds_of_the_runtime(small, tmp_path, export_small):
     difference = export_small(labels=LABELS)
     files = {str(file.relative_to(tmp_path / "page")) for file in content(tmp_path / "page")}
     builds = {f"runtime/wasm/litert_wasm{kind}_internal.{end}" for kind in ("", "_compat") for end in ("js", "wasm")}
@@ -122,7 +122,7 @@ class Reader(html.parser.HTMLParser):
         self.text.setdefault((tag, attributes.get("type")), data)
 
 
-def test_the_policy_of_the_page_allows_its_own_server_alone_and_nothing_inline(tmp_path, export_small):
+def test_the_policy_of_the_page_allows_its_own_server_only_and_nothing_inline(tmp_path, export_small):
     export_small()
     page = Reader((tmp_path / "page/index.html").read_text("utf-8"))
     [policy] = [given["content"] for _, given in page.elements if given.get("http-equiv") == "Content-Security-Policy"]
@@ -144,7 +144,7 @@ def test_the_policy_of_the_page_allows_its_own_server_alone_and_nothing_inline(t
             assert (tmp_path / "page" / given[name]).is_file() or given[name] == "http://localhost:8000"
 
 
-def test_a_title_is_text_whatever_is_in_it(tmp_path, export_small):
+def test_a_title_is_escaped(tmp_path, export_small):
     title = "Cats & <script>dogs</script> for $5"
     export_small(title=title)
     page = (tmp_path / "page/index.html").read_text("utf-8")
@@ -167,7 +167,7 @@ def test_classes_without_names_are_numbered(tmp_path, export_small):
         {"recipe": "nvidia", "crop_fraction": 0.8},
     ],
 )
-def test_what_a_run_says_of_its_pictures_gives_the_pixels_of_its_evaluation(tmp_path, options):
+def test_the_resampling_of_a_run_gives_the_pixels_of_its_evaluation(tmp_path, options):
     config = make_config(model_dir=str(tmp_path), **options)
     (tmp_path / "config.json").write_text(json.dumps(dataclasses.asdict(config)))
     variant = make_variant(config)
@@ -188,14 +188,14 @@ def test_what_a_run_says_of_its_pictures_gives_the_pixels_of_its_evaluation(tmp_
         ((32, 32, 3), {"interpolation": "nearest"}, "bicubic, bilinear.*nearest"),
     ],
 )
-def test_what_no_page_can_show_is_refused(tmp_path, packages, shape, options, message):
+def test_a_model_or_option_that_the_page_does_not_support_is_refused(tmp_path, packages, shape, options, message):
     with pytest.raises(ValueError, match=message):
         export.to_web(make_small(shape=shape), tmp_path / "page", runtime=packages, **options)
     assert not (tmp_path / "page").exists()
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, OSError])
-def test_a_failure_leaves_the_old_page_and_nothing_else(monkeypatch, tmp_path, export_small, error):
+def test_a_failure_keeps_the_old_page_and_leaves_no_other_files(monkeypatch, tmp_path, export_small, error):
     export_small()
     before = content(tmp_path)
 
@@ -209,7 +209,7 @@ def test_a_failure_leaves_the_old_page_and_nothing_else(monkeypatch, tmp_path, e
     assert {*tmp_path.iterdir()} == {tmp_path / "page", tmp_path / "packages"}
 
 
-def test_a_page_is_replaced_only_when_told(tmp_path, export_small):
+def test_a_page_is_replaced_only_with_overwrite(tmp_path, export_small):
     export_small(title="old")
     with pytest.raises(FileExistsError, match="--overwrite"):
         export_small(title="new")
@@ -220,7 +220,7 @@ def test_a_page_is_replaced_only_when_told(tmp_path, export_small):
     assert not (tmp_path / "page/stranger").exists()
 
 
-def test_a_folder_of_other_things_is_never_replaced(tmp_path, export_small):
+def test_a_folder_with_other_files_is_never_replaced(tmp_path, export_small):
     (tmp_path / "site").mkdir()
     (tmp_path / "site/index.html").write_text("mine")
     with pytest.raises(FileExistsError, match="something else"):
@@ -228,7 +228,7 @@ def test_a_folder_of_other_things_is_never_replaced(tmp_path, export_small):
     assert [file.name for file in content(tmp_path / "site")] == ["index.html"]
 
 
-def test_who_may_read_a_new_folder_may_read_the_page(tmp_path, export_small):
+def test_a_page_has_the_permissions_of_a_new_folder(tmp_path, export_small):
     export_small()
     (tmp_path / "usual").mkdir()
     assert (tmp_path / "page").stat().st_mode == (tmp_path / "usual").stat().st_mode
@@ -261,7 +261,7 @@ def registry(monkeypatch, tmp_path):
     server.stop()
 
 
-def test_the_runtime_comes_from_the_registry_once(registry, tmp_path):
+def test_the_runtime_is_downloaded_once(registry, tmp_path):
     assert npm.read_runtime() == FILES
     assert [path for _, path, _ in registry.requests] == [*registry.files]
     registry.stop()
@@ -269,7 +269,7 @@ def test_the_runtime_comes_from_the_registry_once(registry, tmp_path):
     assert {file.name for file in content(tmp_path)} == {"core-2.5.3.tgz", "wasm-utils-2.5.3.tgz"}
 
 
-def test_a_runtime_that_is_not_the_published_one_is_not_kept(registry, tmp_path):
+def test_a_runtime_that_is_not_the_published_one_is_removed(registry, tmp_path):
     name = [*registry.files][0]
     registry.files[name] += b"?"
     with pytest.raises(
@@ -279,7 +279,7 @@ def test_a_runtime_that_is_not_the_published_one_is_not_kept(registry, tmp_path)
     assert not content(tmp_path)
 
 
-def test_without_a_network_one_line_says_what_was_tried_and_what_to_do(registry, small, tmp_path):
+def test_a_failed_download_is_one_line_with_what_was_tried_and_what_to_do(registry, small, tmp_path):
     registry.stop()
     tried = rf"Tried {registry.url}/npm/@litertjs/core/-/core-2.5.3.tgz: URLError: .*refused"
     with pytest.raises(ConnectionError, match=rf"not in {tmp_path}/keras/npm\. {tried}.*npm pack.*--runtime=FOLDER"):
@@ -313,13 +313,13 @@ def test_a_folder_with_the_packed_runtime_needs_no_network(registry, tmp_path, n
         (lambda folder: write_packages(folder / "node_modules", "9.1"), "version 9.1, the page needs 2.5.3"),
     ],
 )
-def test_a_folder_without_the_runtime_is_an_error_that_says_what_was_looked_for(packages, spoil, message):
+def test_a_folder_without_the_runtime_is_an_error_that_names_the_files(packages, spoil, message):
     spoil(packages)
     with pytest.raises((FileNotFoundError, ValueError), match=f"{message}.*npm pack"):
         npm.read_runtime(packages)
 
 
-def test_the_script_writes_a_page_for_a_run_and_says_how_to_look_at_it(small, tmp_path, packages):
+def test_the_script_writes_a_page_for_a_run_and_prints_how_to_open_it(small, tmp_path, packages):
     (tmp_path / "run").mkdir()
     small.save(tmp_path / "run/model.keras")
     (tmp_path / "run/labels.txt").write_text("".join(f"{label}\n" for label in LABELS))

@@ -89,7 +89,7 @@ _to_openvino = functools.partial(to_openvino, dynamic_batch=False)
 # fmt: off
 TIMED_FORMATS = {
     #                            file              runtime         export           convert
-    "keras":        TimedFormat("model.keras",    "keras",        _save,           _save),
+    "keras":        TimedFormat("plain.keras",    "keras",        _save,           _save),
     "keras-folded": TimedFormat("folded.keras",   "keras",        _save_folded,    _save_folded),
     "saved_model":  TimedFormat("saved_model",    "saved_model",  to_saved_model,  _to_plain_saved_model),
     "tflite":       TimedFormat("float32.tflite", "tflite",       to_tflite,       _to_plain_tflite),

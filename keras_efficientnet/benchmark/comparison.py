@@ -3,6 +3,7 @@
 import functools
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,38 +16,37 @@ from keras_efficientnet.runtimes.timing import Candidate, Timing
 Progress = Callable[[Iterable[Any]], Iterable[Any]]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """What to time and how."""
+
+    models: Sequence[str] = ()  # networks of this package, with random weights
+    peers: Sequence[str] = ()  # networks of keras.applications, with random weights, converted plainly
+    files: Sequence[str] = ()  # existing files
+    formats: Sequence[str] = ()  # keys of `TIMED_FORMATS`, for `models` and `peers`; all if empty
+    threads: Sequence[int] = (1, 2)  # each file is timed with each number of threads
+    baseline: str | None = None  # network or file to compare with, or NAME:FORMAT; the first if None
+    rounds: int = timing.ROUNDS  # see `timing.measure`
+    calls: int = timing.CALLS
+    processor_time: bool = False
+
+
 def compare_latencies(
+    comparison: Comparison,
     *,
-    models: Sequence[str] = (),
-    peers: Sequence[str] = (),
-    files: Sequence[str] = (),
-    formats: Sequence[str] = (),
-    threads: Sequence[int] = (1, 2),
-    baseline: str | None = None,
-    rounds: int = timing.ROUNDS,
-    calls: int = timing.CALLS,
-    processor_time: bool = False,
     output: str | None = None,
     plot: bool = False,
-    writing_progress: Progress = iter,
-    timing_progress: Progress = iter,
+    writing: Progress = iter,
+    timing_files: Progress = iter,
 ) -> list[str]:
     """Times networks and files, and returns the tables as lines of text.
 
     Args:
-        models: networks of this package, with random weights.
-        peers: networks of keras.applications, with random weights, converted plainly.
-        files: existing files to time.
-        formats: keys of `TIMED_FORMATS` for `models` and `peers`; by default all.
-        threads: numbers of threads to time each file with.
-        baseline: the network or file to compare with, or NAME:FORMAT; by default the first.
-        rounds: see `timing.measure`.
-        calls: see `timing.measure`.
-        processor_time: see `timing.measure`.
+        comparison: what to time and how.
         output: folder for latency.csv, latency.json and latency.png.
         plot: whether to draw latency.png.
-        writing_progress: wraps an iterable to show progress while files are written, as `tqdm.tqdm`.
-        timing_progress: wraps an iterable to show progress while files are timed.
+        writing: wraps an iterable to show progress while files are written, as `tqdm.tqdm`.
+        timing_files: wraps an iterable to show progress while files are timed.
 
     Raises:
         ValueError: a name or number is unknown or out of range, or there is nothing to time.
@@ -55,19 +55,10 @@ def compare_latencies(
     """
     if plot and not output:
         raise ValueError("--plot needs a folder to write to: --output=latency")
-    timing.check_threads(threads)
-    if unknown := [name for name in models if not list_models(name)]:
-        raise ValueError(f"Unknown models: {', '.join(unknown)}. Choose from: {', '.join(list_models())}")
-    if baseline and baseline.split(":")[0] not in (*models, *peers, *files):
-        raise ValueError(f"--baseline={baseline} is none of --models, --peers and --files.")
-    with tempfile.TemporaryDirectory() as folder:
-        found = candidates.find_candidates(files, threads)
-        found += _write(models, peers, Path(folder), formats, threads, writing_progress)
-        machine = latencies.describe_machine()
-        timings = timing.measure(
-            found, rounds=rounds, calls=calls, processor_time=processor_time, progress=timing_progress
-        )
-    baseline = baseline or _default_baseline(timings[0], files)
+    _check(comparison)
+    machine = latencies.describe_machine()
+    timings = _measure(comparison, writing, timing_files)
+    baseline = comparison.baseline or _default_baseline(timings[0], comparison.files)
     rows = latencies.rows(timings, timing.ratios(timings, *baseline.split(":")), baseline)
     if output:
         latencies.write_results(Path(output), rows, timings, machine)
@@ -75,20 +66,40 @@ def compare_latencies(
         save_figure(latencies.draw(rows), Path(output) / "latency.png")
     medians = latencies.side_by_side(rows)
     description = ", ".join(f"{name}: {value}" for name, value in machine.items() if name != "packages")
-    return [*latencies.format_table(rows), *(["", *medians, ""] if medians else []), description]
+    return latencies.format_table(rows) + (["", *medians, ""] if medians else []) + [description]
 
 
-def _write(models, peers, folder, formats, threads, progress) -> list[Candidate]:
-    ours = {name: functools.partial(create_model, name) for name in models}
-    theirs = {name: candidates.find_peer(name) for name in peers}
+def _check(comparison):
+    timing.check_threads(comparison.threads)
+    if unknown := [name for name in comparison.models if not list_models(name)]:
+        raise ValueError(f"Unknown models: {', '.join(unknown)}. Choose from: {', '.join(list_models())}")
+    names = (*comparison.models, *comparison.peers, *comparison.files)
+    if comparison.baseline and comparison.baseline.split(":")[0] not in names:
+        raise ValueError(f"--baseline={comparison.baseline} is none of --models, --peers and --files.")
+
+
+def _measure(comparison, writing, timing_files) -> list[Timing]:
+    with tempfile.TemporaryDirectory() as folder:
+        found = candidates.find_candidates(comparison.files, comparison.threads)
+        found += _write(comparison, Path(folder), writing)
+        return timing.measure(
+            found,
+            rounds=comparison.rounds,
+            calls=comparison.calls,
+            processor_time=comparison.processor_time,
+            progress=timing_files,
+        )
+
+
+def _write(comparison, folder, progress) -> list[Candidate]:
+    ours = {name: functools.partial(create_model, name) for name in comparison.models}
+    theirs = {name: candidates.find_peer(name) for name in comparison.peers}
+    formats = comparison.formats or [*candidates.TIMED_FORMATS]
     write = functools.partial(
-        candidates.write_candidates,
-        folder=folder,
-        formats=formats or [*candidates.TIMED_FORMATS],
-        threads=threads,
+        candidates.write_candidates, folder=folder, formats=formats, threads=comparison.threads, progress=progress
     )
-    written = write(ours, progress=progress) if ours else []
-    return written + (write(theirs, plainly=True, progress=progress) if theirs else [])
+    written = write(ours) if ours else []
+    return written + (write(theirs, plainly=True) if theirs else [])
 
 
 def _default_baseline(first: Timing, files) -> str:

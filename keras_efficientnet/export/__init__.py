@@ -2,7 +2,7 @@
 
 from keras_efficientnet.export.agreement import Agreement, Classifier, compare
 from keras_efficientnet.export.folding import fold_batch_norms
-from keras_efficientnet.export.formats import FORMATS
+from keras_efficientnet.export.formats import FORMATS, Options
 from keras_efficientnet.export.images import Images, load_images
 from keras_efficientnet.export.measurement import Report, format_report, write_measured
 from keras_efficientnet.export.onnx import to_onnx
@@ -23,6 +23,7 @@ __all__ = [
     "FORMATS",
     "Images",
     "Network",
+    "Options",
     "Reader",
     "RejectedFileError",
     "Report",

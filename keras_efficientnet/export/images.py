@@ -40,7 +40,7 @@ def load_images(
     count: int = 500,
     train: bool = False,
 ) -> Images:
-    """Loads images for a model.
+    """Loads images for a model: `load_images(model, source="sample", count=8).pixels` are [8, size, size, 3].
 
     Args:
         model: a classifier; the images match its input size and its number of classes.
@@ -56,17 +56,8 @@ def load_images(
         FileNotFoundError: there are no such images.
         ValueError: there is neither a run nor a `source`, the data have another number of classes than the model, or
             the model does not take square RGB images.
-
-    Example:
-        >>> import keras
-        >>> layers = [keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(10, "softmax")]
-        >>> model = keras.Sequential([keras.Input((32, 32, 3)), *layers])
-        >>> load_images(model, source="sample", count=8).pixels.shape
-        (8, 32, 32, 3)
     """
-    _, height, width, channels = model.input_shape
-    if height is None or height != width or channels != 3:
-        raise ValueError(f"Images are cropped to squares of RGB. {model.name} takes {model.input_shape[1:]}.")
+    height = _check_size(model)
     if count < 1:
         raise ValueError(f"There must be at least one image. Received: {count}")
     options = _find_data_options(source)
@@ -96,6 +87,13 @@ def make_random_images(model: keras.Model) -> Images:
     pixels = images_for(model)
     origin = f"{len(pixels)} random images: give `images` to measure on real ones"
     return Images(pixels=pixels, labels=None, origin=origin)
+
+
+def _check_size(model) -> int:
+    _, height, width, channels = model.input_shape
+    if height is None or height != width or channels != 3:
+        raise ValueError(f"Images are cropped to squares of RGB. {model.name} takes {model.input_shape[1:]}.")
+    return height
 
 
 def _make_config(model, run, source, options):

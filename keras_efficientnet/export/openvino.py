@@ -49,15 +49,10 @@ def to_openvino(
         overwrite: whether to replace existing OpenVINO files.
 
     Returns:
-        The largest difference between a probability in OpenVINO, computed in float32, and the model's, on random
-        images.
+        The largest difference of a probability, computed in float32, from the model's on random images.
 
     Raises:
-        FileExistsError: `path` exists and `overwrite` is False, or it is no folder of these two files.
-        ImportError: openvino is not installed.
-        ValueError: the path ends in .xml or .bin, the model gives no probabilities from images or computes in mixed
-            precision, or the labels do not match its classes.
-        RuntimeError: OpenVINO gives other probabilities than the model, or some are not finite.
+        FileExistsError, ImportError, ValueError, RuntimeError: see `to_onnx`. `path` must not end in .xml or .bin.
 
     Example:
         >>> import os, tempfile, keras

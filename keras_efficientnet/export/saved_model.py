@@ -58,12 +58,10 @@ def to_saved_model(
         model: a classifier, or a network that ends in its pooling; it may accept images of any size.
         path: folder to write.
         labels: class names in order, also stored in `assets/labels.txt`.
-        read: decodes the bytes of an image to pixels, float32 [height, width, channels], in TensorFlow; by default as
-            the authors of the network did (see `find_reader`). There is no `image_bytes` if the model does not take
-            square RGB images of one size or does not normalize them itself.
+        read: decodes the bytes of an image to pixels, float32 [height, width, channels]; by default `find_reader`.
+            Without a reader there is no `image_bytes`.
         feature_vector: whether to end at the last pooling, and to accept images of any size.
-        weight_decay: of the kernels, in `regularization_losses`; at least 0. The default is that of the official
-            recipe.
+        weight_decay: of the kernels, in `regularization_losses`; at least 0, by default the official recipe's.
         overwrite: whether to replace an existing SavedModel.
 
     Returns:
@@ -76,10 +74,9 @@ def to_saved_model(
         OSError: writing failed.
 
     Example:
-        >>> import os, tempfile, keras
-        >>> layers = [keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(10, "softmax")]
-        >>> model = keras.Sequential([keras.Input((32, 32, 3)), *layers])
-        >>> to_saved_model(model, os.path.join(tempfile.mkdtemp(), "small")) < 1e-4
+        >>> import tempfile, keras_efficientnet
+        >>> model = keras_efficientnet.create_model("efficientnet-b0", input_shape=(32, 32, 3), classes=10)
+        >>> to_saved_model(model, tempfile.mkdtemp(), overwrite=True) < 1e-4
         True
     """
     if not weight_decay >= 0:

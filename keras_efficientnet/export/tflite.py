@@ -52,8 +52,8 @@ def to_tflite(
         path: file to write.
         quantize: "none" for float32; "float16" for half the size; "dynamic" for a quarter, with 8-bit kernels; "int8"
             for 8-bit activations too, which is fast (see `quantization`); "int16x8" for 16-bit activations.
-        images: calibration images for the ranges of the activations, float32 [n, height, width, channels] from 0 to
-            255: some hundred training images. "int8" and "int16x8" need them; the others are compared on them.
+        images: some hundred training images for the ranges of activations, float32 [n, height, width, channels] from
+            0 to 255. "int8" and "int16x8" need them; the others are compared on them.
         input_dtype: "float32", or "uint8" for the bytes of an image.
         labels: class names in order, for the metadata.
         dynamic_batch: whether a call takes any number of images instead of one.
@@ -68,13 +68,6 @@ def to_tflite(
             precision; an option is unknown; labels or images do not match the model.
         ImportError: "int8" needs ai-edge-quantizer.
         RuntimeError: the file gives other probabilities than the model, or some are not finite.
-
-    Example:
-        >>> import os, tempfile, keras
-        >>> layers = [keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(10, "softmax")]
-        >>> model = keras.Sequential([keras.Input((32, 32, 3)), *layers])
-        >>> to_tflite(model, os.path.join(tempfile.mkdtemp(), "small.tflite")) < 1e-4
-        True
     """
     _check_options(quantize=quantize, input_dtype=input_dtype)
     _check_model(model)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import keras
 
 from keras_efficientnet.export.formats import FORMATS, Options, check_options
-from keras_efficientnet.export.images import load_images, make_random_images
+from keras_efficientnet.export.images import Images, load_images, make_random_images
 from keras_efficientnet.export.measurement import LEAST_AGREEMENT, Report, write_measured
 from keras_efficientnet.export.pixels import find_reader, find_resampling
 from keras_efficientnet.export.preparation import check_built, check_model, load_model
@@ -42,16 +42,12 @@ def export_file(
     output: str | os.PathLike[str],
     kind: str,
     *,
+    options: Options | None = None,
     labels: str | None = None,
     images: str | None = None,
     image_count: int = 500,
     least_agreement: float | None = None,
     overwrite: bool = False,
-    dynamic_batch: bool | None = None,
-    quantize: str = "none",
-    input_dtype: str = "float32",
-    feature_vector: bool = False,
-    weight_decay: float = 1e-5,
 ) -> Report:
     """Exports a trained network, and measures the file; see `write_measured`.
 
@@ -59,65 +55,31 @@ def export_file(
         source: the `.keras` file, or a run folder that has a `model.keras`.
         output: file or folder to write.
         kind: a key of `FORMATS`: saved_model, tflite, onnx or openvino.
+        options: options of the format.
         labels: text file with one class name per line; by default that of the run.
-        images: images to measure on (see `load_images`); by default the validation images of the run, or a few random
-            images without a run. If activations are quantized, their ranges are found on 200 of the training images, or
-            on these images if they are plain files.
+        images: images to measure on (see `load_images`); by default the validation images of the run, or random images
+            if there is no run.
         image_count: number of images to measure on, at most.
         least_agreement: required share of the images for which file and model predict the same class; by default 0.97
             if activations are quantized, else 0.99.
         overwrite: whether to replace an existing file of the same kind.
-        dynamic_batch: whether a call takes any number of images; by default so in ONNX and OpenVINO, not in TFLite.
-        quantize: for TFLite; see `to_tflite`.
-        input_dtype: for TFLite; see `to_tflite`.
-        feature_vector: for SavedModel; see `to_saved_model`.
-        weight_decay: for SavedModel; see `to_saved_model`.
 
     Raises:
         ValueError, OSError, RuntimeError, ImportError: see `load_model`, `load_images`, `write_measured` and the
             exporter of the format.
-
-    Example:
-        >>> import os, tempfile, keras
-        >>> folder = tempfile.mkdtemp()
-        >>> layers = [keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(10, "softmax")]
-        >>> keras.Sequential([keras.Input((32, 32, 3)), *layers]).save(os.path.join(folder, "small.keras"))
-        >>> report = export_file(os.path.join(folder, "small.keras"), os.path.join(folder, "small.tflite"), "tflite")
-        >>> report.agreement
-        1.0
     """
-    options = Options(
-        dynamic_batch=dynamic_batch,
-        quantize=quantize,
-        input_dtype=input_dtype,
-        feature_vector=feature_vector,
-        weight_decay=weight_decay,
-    )
+    options = options or Options()
     check_options(kind, options)
     check_target(output, overwrite, FORMATS[kind].is_ours)
-    model, run, names = _load(source, labels)
-    check_built(model)
-    measured_model = make_features(model) if feature_vector else model
-    check_model(measured_model)
-    is_calibrated = quantize in CALIBRATED
-    calibration = load_images(model, run, images, count=CALIBRATION_IMAGES, train=True) if is_calibrated else None
-    measured_on = load_images(model, run, images, count=image_count) if images or run else make_random_images(model)
-    if input_dtype == "uint8":
-        measured_on = measured_on.rounded()
-    if feature_vector:  # has no classes; agreement compares the largest feature
-        names, measured_on = None, measured_on._replace(labels=None)
+    trained = _load(source, labels)
+    model = make_features(trained.model) if options.feature_vector else trained.model
+    check_model(model)
+    options = _complete(options, trained, images)
+    measured_on = _find_images(trained, images, image_count, options)
     if least_agreement is None:
-        least_agreement = LEAST_AGREEMENT_INTEGER if is_calibrated else LEAST_AGREEMENT
-    options = dataclasses.replace(
-        options,
-        labels=names,
-        calibration_images=calibration.pixels if calibration else None,
-        read=find_reader(model, run),
-    )
-    write = functools.partial(_write, FORMATS[kind], model, options)
-    return write_measured(
-        write, measured_model, output, kind, measured_on, least_agreement=least_agreement, overwrite=overwrite
-    )
+        least_agreement = LEAST_AGREEMENT_INTEGER if options.quantize in CALIBRATED else LEAST_AGREEMENT
+    write = functools.partial(_write, FORMATS[kind], trained.model, options)
+    return write_measured(write, model, output, kind, measured_on, least_agreement=least_agreement, overwrite=overwrite)
 
 
 def export_page(
@@ -148,10 +110,36 @@ def export_page(
     return PageSummary(bytes=count_bytes(output), max_difference=difference)
 
 
-def _write(row, model, options, path) -> float:
-    return row.write(model, path, options)
-
-
 def _load(source, labels) -> _Trained:
     names = read_labels(labels) if labels else find_labels(source)
-    return _Trained(model=load_model(source), run=find_run(source), labels=names)
+    model = load_model(source)
+    check_built(model)
+    return _Trained(model=model, run=find_run(source), labels=names)
+
+
+def _complete(options, trained, images) -> Options:
+    """Returns the options with labels, reader and calibration images of the run.
+
+    Activations are quantized on 200 of the training images, or on `images` if they are plain files.
+    """
+    labels = None if options.feature_vector else trained.labels
+    options = dataclasses.replace(options, labels=labels, read=find_reader(trained.model, trained.run))
+    if options.quantize not in CALIBRATED:
+        return options
+    calibration = load_images(trained.model, trained.run, images, count=CALIBRATION_IMAGES, train=True)
+    return dataclasses.replace(options, calibration_images=calibration.pixels)
+
+
+def _find_images(trained, images, count, options) -> Images:
+    """Returns the images to measure on."""
+    if images or trained.run:
+        found = load_images(trained.model, trained.run, images, count=count)
+    else:
+        found = make_random_images(trained.model)
+    if options.feature_vector:  # it has no classes: agreement compares the largest feature
+        found = found._replace(labels=None)
+    return found.rounded() if options.input_dtype == "uint8" else found
+
+
+def _write(row, model, options, path) -> float:
+    return row.write(model, path, options)
