@@ -20,9 +20,18 @@ FORKSERVER.set_forkserver_preload(["keras", "keras_efficientnet.export"])
 
 def run(script, *arguments, cwd):
     """Returns the exit code, the lines on stdout, and the lines on stderr that are not TensorFlow's."""
+    return _start(_run_script, str(script), arguments, cwd)
+
+
+def run_module(name, *arguments, cwd):
+    """As `run`, for `python -m NAME`."""
+    return _start(_run_module, name, arguments, cwd)
+
+
+def _start(target, name, arguments, cwd):
     with tempfile.TemporaryDirectory() as folder:
         out, err = Path(folder, "out"), Path(folder, "err")
-        process = FORKSERVER.Process(target=_run, args=(str(script), [*map(str, arguments)], str(cwd), out, err))
+        process = FORKSERVER.Process(target=target, args=(name, [*map(str, arguments)], str(cwd), out, err))
         process.start()
         process.join(300)
         assert process.exitcode is not None, "the script did not end"
@@ -38,10 +47,19 @@ def run_help(script, *, cwd=ROOT):
     return [line.strip() for line in done.stdout.splitlines()]
 
 
-def _run(script, arguments, cwd, out, err):
+def _run_script(script, arguments, cwd, out, err):
+    _prepare(script, arguments, cwd, out, err)
+    sys.path.insert(0, str(Path(script).resolve().parent))
+    runpy.run_path(script, run_name="__main__")
+
+
+def _run_module(name, arguments, cwd, out, err):
+    _prepare(name, arguments, cwd, out, err)
+    runpy.run_module(name, run_name="__main__")
+
+
+def _prepare(name, arguments, cwd, out, err):
     for number, file in ((1, out), (2, err)):
         os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT), number)
     os.chdir(cwd)
-    sys.argv = [script, *arguments]
-    sys.path.insert(0, str(Path(script).resolve().parent))
-    runpy.run_path(script, run_name="__main__")
+    sys.argv = [name, *arguments]
