@@ -18,6 +18,7 @@ from keras_efficientnet.architectures import VARIANTS, Variant
 
 ROOT = Path(__file__).parent.parent
 GOLDEN = Path(__file__).parent / "golden"
+SAMPLE = ROOT / "keras_efficientnet/data/sample"
 TINY = VARIANTS["efficientnet-b0"]._replace(width=0.25, depth=0.5, resolution=32)
 
 # two replicas for tf.distribute.MirroredStrategy; must come before anything touches a device

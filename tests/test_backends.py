@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from reference import fill, reference_images
+from support.reference import fill, reference_images
 
 import keras_efficientnet as ke
 from keras_efficientnet import models
@@ -16,7 +16,7 @@ import os, sys
 os.environ["KERAS_BACKEND"], folder, changes, *names = sys.argv[1:]
 sys.path.insert(0, "tests")
 import keras, numpy as np
-from reference import fill, reference_images
+from support.reference import fill, reference_images
 from keras_efficientnet import models
 from keras_efficientnet.architectures import VARIANTS
 assert keras.backend.backend() == sys.argv[1]

@@ -10,8 +10,10 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
-from exports import make_small, random_images
-from scripts import ROOT, run, run_help
+from conftest import ROOT
+from support.exports import make_small
+from support.images import random_images
+from support.scripts import run, run_help
 
 from keras_efficientnet import export
 from keras_efficientnet.benchmark import candidates, latencies

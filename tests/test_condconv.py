@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from reference import fill, reference_images
+from support.reference import fill, reference_images
 
 from keras_efficientnet import models
 from keras_efficientnet.architectures import VARIANTS

@@ -61,7 +61,8 @@ ALLOWED_RUN_NAMES: set[tuple[str, str]] = {
 }
 ROOF = [ROOT / "main.py", *sorted((ROOT / "export").glob("*.py"))]
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
-EVERYTHING = [*MODULES, PACKAGE / "__init__.py", *ROOF, ROOT / "setup.py", *sorted((ROOT / "tests").glob("*.py"))]
+EVERYTHING = [*MODULES, PACKAGE / "__init__.py", *ROOF, ROOT / "setup.py", *sorted((ROOT / "tests").rglob("*.py"))]
+TEST_MODULES = sorted((ROOT / "tests").glob("test_*.py"))
 
 
 def name_of(path):
@@ -262,10 +263,27 @@ def test_no_tuple_is_splatted_to_please_the_formatter(path):
     assert not [ast.unparse(node) for node in starred if isinstance(node, (ast.Tuple, ast.List))]
 
 
+@pytest.mark.parametrize("path", TEST_MODULES, ids=name_of)
+def test_no_test_module_imports_from_another(path):
+    """Shared helpers are in tests/support."""
+    nodes = list(ast.walk(ast.parse(path.read_text("utf-8"))))
+    modules = [node.module or "" for node in nodes if isinstance(node, ast.ImportFrom)]
+    modules += [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
+    assert not [name for name in modules if name.split(".")[-1].startswith("test_")]
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "tests/support").glob("*.py")), ids=name_of)
+def test_shared_helpers_say_what_they_do(path):
+    tree = ast.parse(path.read_text("utf-8"))
+    public = [n for n in tree.body if isinstance(n, (ast.FunctionDef, ast.ClassDef)) and not n.name.startswith("_")]
+    assert ast.get_docstring(tree)
+    assert not [node.name for node in public if not ast.get_docstring(node)]
+
+
 @pytest.mark.parametrize("path", EVERYTHING, ids=name_of)
 def test_files_and_functions_stay_small(path):
     assert len(path.read_text("utf-8").splitlines()) <= 400
-    most = 80 if path.parent.name == "tests" else 50
+    most = 80 if path.is_relative_to(ROOT / "tests") else 50
     long = [node.name for node in functions(path) if node.end_lineno - node.lineno + 1 > most]
     assert not long
 

@@ -9,8 +9,8 @@ import warnings
 import keras
 import numpy as np
 import pytest
-from originals import assert_close, make, make_images, read_origin, read_rows, read_state
-from reference import reference_images
+from support.originals import assert_close, make, make_images, read_origin, read_rows, read_state
+from support.reference import reference_images
 
 from keras_efficientnet import models
 from keras_efficientnet.architectures import VARIANTS, official_name

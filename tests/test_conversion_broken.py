@@ -7,9 +7,8 @@ import keras
 import numpy as np
 import pytest
 import safetensors.numpy
-from reference import fill
-from test_conversion_tf1 import save
-from test_readers import write_state
+from support.reference import fill
+from support.weight_files import save_checkpoint, write_state
 
 from keras_efficientnet import load_weights, models
 from keras_efficientnet.weights import registry
@@ -22,7 +21,9 @@ WRITERS = {
     "x.h5": registry.to_keras_applications,
     "x.safetensors": lambda model, path: safetensors.numpy.save_file(registry.to_timm(model), path),
     "x.pth": lambda model, path: write_state(path, registry.to_timm(model)),
-    "model.ckpt-109474.index": lambda model, path: save(path.parent, {p.key: x for p, x in extract(model, OFFICIAL)}),
+    "model.ckpt-109474.index": lambda model, path: save_checkpoint(
+        path.parent, {p.key: x for p, x in extract(model, OFFICIAL)}
+    ),
 }
 CHECKED = {"x.keras", "x.pth", "model.ckpt-109474.index"}  # with a checksum
 

@@ -5,7 +5,7 @@ import warnings
 import keras
 import numpy as np
 import pytest
-from reference import fill
+from support.reference import fill
 
 from keras_efficientnet import load_weights, models
 from keras_efficientnet.weights import registry

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from conftest import GOLDEN
-from originals import assert_filled, make, read_rows, slow_if_large
-from reference import fill, reference_images
+from support.originals import assert_filled, make, read_rows, slow_if_large
+from support.reference import fill, reference_images
 
 from keras_efficientnet import load_weights, models
 from keras_efficientnet.recipes import make_config

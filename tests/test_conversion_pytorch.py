@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 import safetensors.numpy
-from originals import (
+from support.originals import (
     assert_close,
     assert_each_fills_one,
     make,

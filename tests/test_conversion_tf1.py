@@ -2,14 +2,13 @@
 
 import gc
 import re
-import warnings
 
 import keras
 import numpy as np
 import pytest
-import tensorflow as tf
-from originals import assert_close, assert_filled, make, make_images, read_origin, read_rows
-from reference import reference_array
+from support.originals import assert_close, assert_filled, make, make_images, read_origin, read_rows
+from support.reference import reference_array
+from support.weight_files import save_checkpoint
 
 from keras_efficientnet import load_weights, models
 from keras_efficientnet.weights import registry
@@ -27,18 +26,6 @@ def quick_start(monkeypatch):
     monkeypatch.setattr(keras.initializers.VarianceScaling, "__call__", keras.initializers.Zeros.__call__)
     yield
     gc.collect()
-
-
-def save(path, arrays):
-    """A checkpoint as a training of TensorFlow 1 leaves it; returns its path."""
-    with tf.Graph().as_default(), tf.compat.v1.Session() as session:
-        holders = {name: tf.compat.v1.placeholder(array.dtype, array.shape) for name, array in arrays.items()}
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            variables = {name: tf.compat.v1.Variable(x, use_resource=False) for name, x in holders.items()}
-        feed = {holders[name]: array for name, array in arrays.items()}
-        session.run([variable.initializer for variable in variables.values()], feed)
-        return tf.compat.v1.train.Saver(variables).save(session, str(path / "model.ckpt"), global_step=109474)
 
 
 def make_arrays(name, *, slots=False):
@@ -74,7 +61,7 @@ def shuffle_counters(arrays):
 def test_a_network_equals_the_official_one(name, golden, tmp_path):
     """Averaged weights by default, from the checkpoint's folder; the trained ones when they are asked for."""
     arrays = make_arrays(name, slots=name in QUICK)
-    path = save(tmp_path, shuffle_counters(arrays) if name == "efficientnet-condconv-b0-4e" else arrays)
+    path = save_checkpoint(tmp_path, shuffle_counters(arrays) if name == "efficientnet-condconv-b0-4e" else arrays)
     model = make(name, classes=1001 if "edgetpu" in name else 1000)
     logits = golden("tf1/logits.npz")
     for weights, source in (("ema", tmp_path), ("raw", path)):
@@ -95,7 +82,7 @@ def test_every_variable_fills_one_of_ours(name):
 
 def test_a_lite_network_leaves_the_background_out(golden, tmp_path):
     """EdgeTPU's files are for 1001 classes, of which "background" is the first."""
-    path = save(tmp_path, make_arrays("efficientnet-edgetpu-S"))
+    path = save_checkpoint(tmp_path, make_arrays("efficientnet-edgetpu-S"))
     model = make("efficientnet-edgetpu-S")
     with pytest.warns(UserWarning, match="is for 1001 classes, the background first: .* takes the other 1000"):
         load_weights(model, path)
@@ -113,14 +100,14 @@ def tiny_arrays(tiny):
 
 
 def test_without_averages_the_trained_weights_are_taken(tiny, tiny_arrays, tmp_path):
-    model = models.make_model(tiny, classes=10, weights=save(tmp_path, tiny_arrays))
+    model = models.make_model(tiny, classes=10, weights=save_checkpoint(tmp_path, tiny_arrays))
     kernel = model.get_layer("predictions").get_weights()[0]
     np.testing.assert_array_equal(kernel, tiny_arrays["efficientnet-b0/head/dense/kernel"])
 
 
 @pytest.mark.parametrize("end", ["", ".index", ".meta", ".data-00000-of-00001"])
 def test_a_checkpoint_is_found_by_any_of_its_files(tiny, tiny_arrays, tmp_path, end):
-    model = models.make_model(tiny, classes=10, weights=save(tmp_path, tiny_arrays) + end)
+    model = models.make_model(tiny, classes=10, weights=save_checkpoint(tmp_path, tiny_arrays) + end)
     kernel = model.get_layer("predictions").get_weights()[0]
     np.testing.assert_array_equal(kernel, tiny_arrays["efficientnet-b0/head/dense/kernel"])
 
@@ -133,7 +120,7 @@ def test_a_checkpoint_of_two_networks_is_refused(tiny, tiny_arrays):
 
 def test_a_variable_without_its_average_is_missing(tiny, tiny_arrays, tmp_path):
     averaged = {f"{key}{AVERAGED}": array for key, array in tiny_arrays.items() if "head/dense" not in key}
-    path = save(tmp_path, tiny_arrays | averaged)
+    path = save_checkpoint(tmp_path, tiny_arrays | averaged)
     with pytest.raises(ValueError, match=r"Missing: \['head/dense/bias', 'head/dense/kernel'\]"):
         models.make_model(tiny, classes=10, weights=path)
     models.make_model(tiny, include_top=False, weights=path)
@@ -141,7 +128,7 @@ def test_a_variable_without_its_average_is_missing(tiny, tiny_arrays, tmp_path):
 
 @pytest.mark.parametrize("damage", ["cut", "flipped", "gone", "index"])
 def test_a_broken_checkpoint_is_an_error_that_says_so(tiny, tiny_arrays, tmp_path, damage):
-    path = save(tmp_path, tiny_arrays)
+    path = save_checkpoint(tmp_path, tiny_arrays)
     model = models.make_model(tiny, classes=10)
     before = model.get_weights()
     data = next(tmp_path.glob("*.data-*"))

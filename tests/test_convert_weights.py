@@ -5,10 +5,10 @@ import shlex
 import h5py
 import numpy as np
 import pytest
-from conftest import TINY
-from pictures import jpeg
-from reference import fill, reference_images
-from scripts import ROOT, run
+from conftest import ROOT, TINY
+from support.exports import run
+from support.images import jpeg
+from support.reference import fill, reference_images
 
 from keras_efficientnet import export, models
 from keras_efficientnet.export import weight_files, writers

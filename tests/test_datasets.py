@@ -2,21 +2,19 @@
 
 import re
 import shutil
-from pathlib import Path
 
 import make_sample
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import TINY
+from conftest import SAMPLE, TINY
 from sklearn.datasets import load_digits
 
-from keras_efficientnet import datasets, preprocessing
+from keras_efficientnet import preprocessing
 from keras_efficientnet.augmentation import random_affine
 from keras_efficientnet.datasets import make_datasets, pipeline, records
 from keras_efficientnet.recipes import make_config
 
-SAMPLE = Path(datasets.__file__).parents[1] / "data/sample"
 PLAIN = {"augment_name": None, "random_resized_crop": False, "crop_fraction": 1.0, "recipe": "sample"}
 
 

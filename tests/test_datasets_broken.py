@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from conftest import TINY
-from pictures import jpeg, record, smooth, write_records
 from PIL import Image
+from support.images import encoded, jpeg, record, smooth, write_records
 
 from keras_efficientnet import training
 from keras_efficientnet.datasets import damage, make_datasets, records
@@ -204,12 +204,6 @@ def test_data_that_are_all_broken_stop_a_run_at_its_start(tmp_path):
         make_datasets(options(tmp_path), SMALL)
     with pytest.raises(ValueError, match="All 6 examples are broken. The first: .*record 0"):
         make_datasets(options(tmp_path, skip_broken_records=True), SMALL)
-
-
-def encoded(mode, kind, **given):
-    buffer = io.BytesIO()
-    Image.fromarray(smooth(40, 48, 1)).convert(mode).save(buffer, kind, **given)
-    return buffer.getvalue()
 
 
 UNUSUAL = {

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from conftest import TINY
-from pictures import jpeg, record, smooth, write_folder, write_records
+from support.images import encoded, jpeg, record, smooth, write_folder, write_records
 
 from keras_efficientnet.datasets import catalog, folders, make_datasets, transfer
 from keras_efficientnet.datasets.damage import in_words
@@ -44,8 +44,6 @@ def test_folder_of_classes_keeps_every_tenth_picture_for_validation(tmp_path):
 
 
 def test_folder_takes_all_kinds_of_pictures_in_upper_and_lower_case(tmp_path):
-    from test_datasets_broken import encoded
-
     folder = tmp_path / "validation/one"
     folder.mkdir(parents=True)
     kinds = {"a.JPG": "JPEG", "b.jpeg": "JPEG", "c.PNG": "PNG", "d.WebP": "WEBP", "e.bmp": "BMP"}

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from conftest import TINY
-from pictures import record, smooth, write_records
 from PIL import Image
+from support.images import record, smooth, write_records
 
 from keras_efficientnet.datasets import make_datasets, records
 from keras_efficientnet.recipes import make_config

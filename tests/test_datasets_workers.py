@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import TINY
+from conftest import SAMPLE, TINY
 
 from keras_efficientnet.datasets import make_datasets
 from keras_efficientnet.recipes import make_config
@@ -73,8 +73,6 @@ def test_services_hold_the_batches_of_one(alone, count):
 
 
 def test_cached_records_are_read_once(tmp_path):
-    from test_datasets import SAMPLE
-
     files = [tmp_path / path.name for path in SAMPLE.iterdir()]
     for path in files:
         path.write_bytes((SAMPLE / path.name).read_bytes())

@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from servers import Server
+from support.servers import Server
 
 from keras_efficientnet.weights.downloads import download
 

@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from ai_edge_litert.interpreter import Interpreter
-from exports import LABELS, RandomNoise, content, enliven, load, make_small, random_images
-from scripts import ROOT, run, run_help
+from conftest import ROOT
+from support.exports import LABELS, RandomNoise, content, enliven, load, make_small
+from support.images import random_images
+from support.scripts import run, run_help
 
 from keras_efficientnet import export
 from keras_efficientnet.layers import BatchNormalization

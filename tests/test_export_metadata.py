@@ -5,14 +5,14 @@ import zipfile
 
 import numpy as np
 import pytest
-from classifiers import draw_pictures, train_small
+from support.classifiers import draw_images, train_small
 
 from keras_efficientnet import export
 from keras_efficientnet.export.metadata import add_metadata
 
 LABELS = [f"name of class {index}" for index in range(10)]
 FILES = [(quantize, "float32") for quantize in ("none", "float16", "dynamic", "int8")] + [("int8", "uint8")]
-PICTURES = draw_pictures(20, seed=3)[0]
+PICTURES = draw_images(20, seed=3)[0]
 
 # Prints the index, the score and the name of the best class of each image; in a process of its own, as MediaPipe warns.
 CLASSIFY = """
@@ -41,7 +41,7 @@ def folder(network, tmp_path_factory):
     folder = tmp_path_factory.mktemp("files")
     export.to_tflite(network, folder / "unlabelled")
     for quantize, input_dtype in FILES:
-        options = {"quantize": quantize, "input_dtype": input_dtype, "images": draw_pictures(40)[0], "labels": LABELS}
+        options = {"quantize": quantize, "input_dtype": input_dtype, "images": draw_images(40)[0], "labels": LABELS}
         export.to_tflite(network, folder / f"{quantize}-{input_dtype}", **options)
     return folder
 

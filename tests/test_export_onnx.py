@@ -12,10 +12,12 @@ import onnx
 import openvino
 import pytest
 import tensorflow as tf
-from exports import LABELS, content, enliven, load, make_small, random_images
-from reference import fill
-from scripts import ROOT, run, run_help
-from test_family import EXPORTED, make, predict, spread
+from conftest import ROOT
+from support.exports import LABELS, content, enliven, load, make_small
+from support.family import EXPORTED, make, predict, spread
+from support.images import random_images
+from support.reference import fill
+from support.scripts import run, run_help
 
 from keras_efficientnet import export
 from keras_efficientnet.architectures import VARIANTS

@@ -6,7 +6,8 @@ import re
 
 import numpy as np
 import pytest
-from exports import WRITERS, make_small, random_images
+from support.exports import WRITERS, make_small
+from support.images import random_images
 
 from keras_efficientnet import export
 from keras_efficientnet.export.images import Images

@@ -7,9 +7,10 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from exports import LABELS, RandomNoise, make_small, random_images
-from pictures import jpeg
-from scripts import ROOT, run
+from conftest import ROOT
+from support.exports import LABELS, RandomNoise, make_small
+from support.images import jpeg, random_images
+from support.scripts import run
 
 from keras_efficientnet import export
 from keras_efficientnet.models import make_model

@@ -10,10 +10,10 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from exports import LABELS, enliven, make_small, random_images
-from pictures import jpeg, smooth
 from PIL import Image
-from scripts import run_module
+from support.exports import LABELS, enliven, make_small
+from support.images import jpeg, random_images, smooth
+from support.scripts import run_module
 
 from keras_efficientnet import export
 from keras_efficientnet.architectures import VARIANTS

@@ -8,8 +8,9 @@ import keras
 import numpy as np
 import pytest
 from ai_edge_litert.interpreter import Interpreter
-from classifiers import NETWORKS, draw_pictures, train_small
-from exports import make_small, random_images
+from support.classifiers import NETWORKS, draw_images, train_small
+from support.exports import make_small
+from support.images import random_images
 
 from keras_efficientnet import export
 from keras_efficientnet.export import flatbuffer
@@ -17,7 +18,7 @@ from keras_efficientnet.layers import CondConv2D, DepthwiseCondConv2D
 
 QUANTIZATIONS = ("none", "float16", "dynamic", "int8", "int16x8")
 KINDS = [pytest.param(kind, marks=[] if kind in ("b0", "condconv") else pytest.mark.slow) for kind in NETWORKS]
-IMAGES = draw_pictures(40, seed=3)[0]
+IMAGES = draw_images(40, seed=3)[0]
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +35,7 @@ def files(networks, tmp_path_factory):
     def get(kind, quantize, input_dtype="float32"):
         path = folder / f"{kind}.{quantize}.{input_dtype}"
         if not path.exists():
-            images = draw_pictures(40)[0] if quantize in ("int8", "int16x8") else None
+            images = draw_images(40)[0] if quantize in ("int8", "int16x8") else None
             export.to_tflite(networks(kind), path, quantize=quantize, input_dtype=input_dtype, images=images)
         return path
 
@@ -162,7 +163,7 @@ def test_a_file_with_a_quantized_computed_kernel_is_refused(networks, monkeypatc
 @pytest.mark.parametrize(("kind", "quantize"), [("b0", "int8"), ("condconv", "none"), ("condconv", "int8")])
 def test_a_file_with_a_dynamic_batch_takes_any_number_of_images(networks, files, tmp_path, kind, quantize):
     path = tmp_path / "any.tflite"
-    export.to_tflite(networks(kind), path, quantize=quantize, images=draw_pictures(40)[0], dynamic_batch=True)
+    export.to_tflite(networks(kind), path, quantize=quantize, images=draw_images(40)[0], dynamic_batch=True)
     one_by_one = export.load_tflite(files(kind, quantize))
     classify = export.load_tflite(path)
     for count in (3, 1):

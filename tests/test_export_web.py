@@ -17,10 +17,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow as tf
-from exports import content, make_small, random_images
 from playwright._impl._driver import compute_driver_executable
-from scripts import run, run_help
-from servers import Server
+from support.exports import content, make_small
+from support.images import random_images
+from support.scripts import run, run_help
+from support.servers import Server
 
 from keras_efficientnet import export
 from keras_efficientnet.export import npm

@@ -11,11 +11,11 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from exports import enliven
-from pictures import smooth
 from PIL import ExifTags, Image
 from playwright.sync_api import expect, sync_playwright
-from servers import Server
+from support.exports import enliven
+from support.images import smooth
+from support.servers import Server
 
 from keras_efficientnet import export
 from keras_efficientnet.models import make_model

@@ -9,25 +9,22 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from reference import fill, reference_images
+from support.family import EXPORTED, IMAGES, make, predict, spread
+from support.reference import fill, reference_images
 
 import keras_efficientnet as ke
 from keras_efficientnet import export, models
 from keras_efficientnet.architectures import VARIANTS, blocks
 
 QUICK = {
-    *("efficientnet-b0", "efficientnet-condconv-b0-4e", "efficientnet-b1-pruned", "efficientnet-lite0"),
-    *("efficientnet-edgetpu-S", "efficientnet-b0-torch"),
+    "efficientnet-b0",
+    "efficientnet-condconv-b0-4e",
+    "efficientnet-b1-pruned",
+    "efficientnet-lite0",
+    "efficientnet-edgetpu-S",
+    "efficientnet-b0-torch",
 }
-IMAGES = reference_images(2, 64, 64, seed=1)
 MEMBERS = [pytest.param(name, marks=[] if name in QUICK else pytest.mark.slow) for name in VARIANTS]
-# an export of B0 takes 40 s, of B7 minutes: by default a small network of the kind that is hardest to convert (and B0
-# in test_main.py), and none of the largest
-EXPORTED = [
-    pytest.param(name, marks=pytest.mark.slow)
-    for name in VARIANTS
-    if not any(size in name for size in ("b6", "b7", "b8", "l2"))
-]
 
 
 @pytest.fixture(scope="module", params=MEMBERS)
@@ -36,27 +33,6 @@ def member(request):
     yield request.param, spread(fill(make(request.param)))
     keras.backend.clear_session()
     gc.collect()
-
-
-def spread(model):
-    """Scales the classifier, so that the probabilities of an image, and of different images, differ clearly."""
-    kernel, bias = model.get_layer("predictions").get_weights()
-    features = keras.Model(model.input, model.get_layer("avg_pool").output)
-    rows = predict(features)
-    centred = (rows[0] - rows[1]) @ kernel
-    kernel *= 4 / np.abs(centred).max()
-    bias -= rows.mean(axis=0) @ kernel
-    model.get_layer("predictions").set_weights([kernel, bias])
-    assert np.abs(np.diff(predict(model), axis=0)).max() > 0.3
-    return model
-
-
-def make(name, **arguments):
-    return ke.create_model(name, **{"classes": 5, "input_shape": (None, None, 3), **arguments})
-
-
-def predict(model, images=IMAGES):
-    return keras.ops.convert_to_numpy(model(images, training=False))
 
 
 def assert_close(actual, expected, tolerance=2e-5):

@@ -3,9 +3,9 @@
 import keras
 import numpy as np
 import pytest
-from exports import random_images
 from keras import layers
-from reference import fill
+from support.images import random_images
+from support.reference import fill
 
 from keras_efficientnet import models
 from keras_efficientnet.architectures import VARIANTS

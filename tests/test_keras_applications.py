@@ -5,7 +5,7 @@ import gc
 import keras
 import numpy as np
 import pytest
-from reference import fill, reference_images
+from support.reference import fill, reference_images
 
 from keras_efficientnet import models
 

@@ -5,7 +5,7 @@ import importlib
 import keras
 import numpy as np
 import pytest
-from reference import fill, reference_images
+from support.reference import fill, reference_images
 
 import keras_efficientnet
 from keras_efficientnet import models

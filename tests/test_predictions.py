@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow as tf
-from reference import fill, reference_images
+from support.reference import fill, reference_images
 
 from keras_efficientnet import datasets, models, training
 from keras_efficientnet.evaluation.predictions import find_images, predict_files

@@ -12,7 +12,7 @@ from pathlib import Path
 import make_readme
 import numpy as np
 import pytest
-from servers import B0, COMMIT, Server, place
+from support.servers import B0, COMMIT, Server, place
 
 from keras_efficientnet.architectures import OTHER_NAMES, VARIANTS
 from keras_efficientnet.weights import pretrained

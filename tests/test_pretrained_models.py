@@ -7,8 +7,8 @@ import keras
 import numpy as np
 import pytest
 import safetensors.numpy
-from reference import fill, reference_images
-from servers import place
+from support.reference import fill, reference_images
+from support.servers import place
 
 from keras_efficientnet import models
 from keras_efficientnet.architectures import VARIANTS

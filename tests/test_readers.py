@@ -16,7 +16,8 @@ import numpy as np
 import pytest
 import safetensors.numpy
 from conftest import GOLDEN
-from reference import fill
+from support.reference import fill
+from support.weight_files import write_state, write_zip
 
 from keras_efficientnet import load_weights, models
 from keras_efficientnet.weights.readers.dispatch import open_pth, open_safetensors
@@ -44,14 +45,6 @@ class Payload:
 
     def __reduce__(self):
         return (exec, (f"open({str(self.path)!r}, 'w').close()",))
-
-
-def write_zip(path, content, storages=()):
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("archive/data.pkl", content)
-        for key, data in dict(storages).items():
-            archive.writestr(f"archive/data/{key}", data)
-    return path
 
 
 @pytest.mark.parametrize("name", ["state.pth", "legacy.pth"])
@@ -188,21 +181,6 @@ def test_a_view_of_other_numbers_is_refused(tmp_path):
     kind = b"(X\x07\x00\x00\x00storagectorch\nFloatStorage\nX\x01\x00\x00\x000X\x03\x00\x00\x00cpuK\x04"
     with pytest.raises(ValueError, match="a view of other numbers"):
         read_made(tmp_path, b"\x80\x02" + kind + b"X\x01\x00\x00\x001K\x02K\x02\x87tQ.", **{"0": b"\x00" * 16})
-
-
-def write_state(path, arrays):
-    """As `torch.save` writes a state_dict: names, records of tensors, and a storage for each."""
-    content, storages = b"\x80\x02ccollections\nOrderedDict\n)R(", {}
-    for number, (name, array) in enumerate(arrays.items()):
-        dump = lambda value: pickle.dumps(value, protocol=2)[2:-1]  # noqa: E731  without its frame
-        kind = {"float32": b"FloatStorage", "int64": b"LongStorage"}[array.dtype.name]
-        strides = tuple(stride // array.itemsize for stride in array.strides)
-        storage = b"(" + dump("storage") + b"ctorch\n" + kind + b"\n" + dump(str(number)) + dump("cpu")
-        storage += dump(array.size) + b"tQ"
-        record = b"ctorch._utils\n_rebuild_tensor_v2\n(" + storage + dump(0) + dump(array.shape) + dump(strides)
-        content += dump(name) + record + b"\x89}tR"
-        storages[str(number)] = array.tobytes()
-    return write_zip(path, content + b"u.", storages)
 
 
 @pytest.mark.parametrize("name", ["b0.safetensors", "b0.pth", "best.pth.tar"])

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from conftest import ROOT, TINY
-from pictures import jpeg, write_folder
+from support.images import encoded, jpeg, write_folder
 
 from keras_efficientnet.datasets import make_datasets, shards
 from keras_efficientnet.recipes import make_config
@@ -71,8 +71,6 @@ def test_a_record_has_the_official_keys_and_the_pictures_bytes(folder):
     "mode, kind", [("RGB", "PNG"), ("CMYK", "JPEG"), ("RGB", "WEBP"), ("RGB", "BMP"), ("L", "PNG")]
 )
 def test_other_pictures_become_rgb_jpegs(tmp_path, mode, kind):
-    from test_datasets_broken import encoded
-
     path = tmp_path / "picture"
     path.write_bytes(encoded(mode, kind))
     features = tf.train.Example.FromString(shards.to_record(str(path), 0, "a")).features.feature

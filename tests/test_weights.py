@@ -2,7 +2,7 @@ import h5py
 import keras
 import numpy as np
 import pytest
-from reference import fill, reference_images
+from support.reference import fill, reference_images
 
 from keras_efficientnet import load_weights, models
 from keras_efficientnet.weights.readers.dispatch import open_weights

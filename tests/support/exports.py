@@ -6,6 +6,10 @@ import tensorflow as tf
 
 from keras_efficientnet import export
 from keras_efficientnet.layers import BatchNormalization
+from support.images import random_images
+from support.scripts import run
+
+__all__ = ["LABELS", "WRITERS", "RandomNoise", "content", "enliven", "load", "make_small", "run"]
 
 LABELS = [f"name of class {index}" for index in range(10)]
 WRITERS = {
@@ -17,14 +21,8 @@ WRITERS = {
 
 
 def load(kind, path):
+    """Opens a file of a format."""
     return export.FORMATS[kind].load(path)
-
-
-def random_images(count, height=32, width=32):
-    """Images of different contrast and brightness, from 0 to 255."""
-    random = np.random.default_rng(1)
-    coarse = random.uniform(0, 255, (count, height // 8, width // 8, 3)).repeat(8, axis=1).repeat(8, axis=2)
-    return (coarse * random.uniform(0.3, 1, (count, 1, 1, 3))).astype("float32")
 
 
 def enliven(model):
@@ -45,7 +43,7 @@ def enliven(model):
 
 
 def make_small(activation="softmax", shape=(32, 32, 3), layer=None, classes=10, name="small"):
-    """A classifier that is exported in a second."""
+    """Returns a classifier that is exported in a second."""
     keras.utils.set_random_seed(1)
     inputs = keras.Input(shape)
     x = keras.layers.Rescaling(1 / 64, offset=-2)(inputs)
@@ -57,12 +55,12 @@ def make_small(activation="softmax", shape=(32, 32, 3), layer=None, classes=10, 
 
 
 class RandomNoise(keras.layers.Layer):
-    """Gives different outputs each time."""
+    """Returns different outputs at each call."""
 
     def call(self, inputs):
         return inputs + tf.random.normal(tf.shape(inputs))
 
 
 def content(path):
-    """Everything at a path, hidden files too, with its bytes."""
+    """Returns every file at a path, hidden files too, with its bytes."""
     return {file: file.read_bytes() for file in [path, *path.rglob("*")] if file.is_file()}

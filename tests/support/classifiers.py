@@ -1,6 +1,6 @@
-"""Small networks that have learnt to tell pictures apart: a quantised file of random weights shows nothing.
+"""Small trained classifiers, for tests of quantization.
 
-A random network magnifies every rounding, so that no file of 8 bits agrees with it.
+A network of random weights magnifies every rounding error, so that no 8-bit file agrees with it.
 """
 
 import keras
@@ -19,27 +19,27 @@ NETWORKS = {
 }
 
 
-def draw_pictures(count, seed=1):
-    """Noisy pictures of ten patterns in turn, bytes in float32 [count, 32, 32, 3], and their classes."""
+def draw_images(count, seed=1):
+    """Returns noisy images of ten patterns in turn, whole numbers in float32 [count, 32, 32, 3], and their classes."""
     patterns = np.random.default_rng(1).uniform(0, 255, (CLASSES, 4, 4, 3)).repeat(8, axis=1).repeat(8, axis=2)
     random = np.random.default_rng(seed)
     classes = np.arange(count) % CLASSES
     contrasts = random.uniform(0.7, 1, (count, 1, 1, 1))
-    pictures = patterns[classes] * contrasts + random.normal(0, 10, (count, 32, 32, 3))
-    return np.rint(pictures.clip(0, 255)).astype("float32"), classes
+    images = patterns[classes] * contrasts + random.normal(0, 10, (count, 32, 32, 3))
+    return np.rint(images.clip(0, 255)).astype("float32"), classes
 
 
 def train_small(kind, steps=60):
-    """A network of a kind in `NETWORKS`, a quarter as wide, that knows the patterns."""
+    """Returns a network of a kind in `NETWORKS`, a quarter as wide, trained to classify the patterns."""
     keras.utils.set_random_seed(1)
     variant = VARIANTS[NETWORKS[kind]]._replace(width=0.25, depth=0.25, resolution=32)
     model = make_model(variant, classes=CLASSES, drop_path_rate=0.0, dropout_rate=0.0)
     norms = [layer for layer in model.layers if isinstance(layer, BatchNormalization)]
     for layer in norms:
         layer.momentum = 0.8
-    pictures, classes = draw_pictures(32 * 10)
+    images, classes = draw_images(32 * 10)
     model.compile(keras.optimizers.Adam(3e-3), "sparse_categorical_crossentropy", jit_compile=False)
-    model.fit(pictures, classes, batch_size=32, epochs=steps // 10, verbose=0)
-    found = np.asarray(model(draw_pictures(50, seed=2)[0])).argmax(axis=1)
-    assert (found == draw_pictures(50)[1]).mean() > 0.9
+    model.fit(images, classes, batch_size=32, epochs=steps // 10, verbose=0)
+    predicted = np.asarray(model(draw_images(50, seed=2)[0])).argmax(axis=1)
+    assert (predicted == draw_images(50)[1]).mean() > 0.9
     return model

@@ -7,10 +7,10 @@ import warnings
 import numpy as np
 import pytest
 from conftest import GOLDEN
-from reference import reference_array, reference_images
 
 from keras_efficientnet import models
 from keras_efficientnet.weights import registry
+from support.reference import reference_array, reference_images
 
 # pixels of the reference images -> what the originals were run on: tests/golden/timm/cases.json, "normalisation"
 NORMALISATIONS = {
@@ -21,6 +21,7 @@ NORMALISATIONS = {
 
 
 def read_origin(origin):
+    """Returns what was recorded of an original program: networks, images, logits."""
     return json.loads((GOLDEN / origin / "cases.json").read_text())
 
 
@@ -41,11 +42,13 @@ def read_state(name, origin="timm"):
 
 
 def make(name, **arguments):
+    """Returns a network without normalisation and softmax, as the originals are."""
     arguments = {"include_preprocessing": False, "classifier_activation": None, **arguments}
     return models.create_model(name, input_shape=arguments.pop("input_shape", (None, None, 3)), **arguments)
 
 
 def make_images(case):
+    """Returns the reference images of a case, normalised as its original was given them."""
     images = reference_images(case["batch"], case["height"], case["width"], case["image_seed"]).astype("float64")
     if "normalisation" in case:
         return NORMALISATIONS[case["normalisation"]](images).astype("float32")
@@ -53,6 +56,7 @@ def make_images(case):
 
 
 def assert_close(actual, expected, case):
+    """Asserts that logits are those of the original, to float32 precision."""
     # a right float32 network is at 2e-6 of the largest logit: ../shared/reference said so of four implementations
     np.testing.assert_allclose(actual, expected, rtol=0, atol=2e-5 * case["logits_max_abs"], err_msg=case["case"])
 

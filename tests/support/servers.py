@@ -34,6 +34,8 @@ class Server(http.server.ThreadingHTTPServer):
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
+    """Answers as the settings of its server say."""
+
     server: Server
 
     def do_HEAD(self):

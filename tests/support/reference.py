@@ -1,9 +1,8 @@
-"""The reference weights and images: this formula made those behind tests/golden, in every implementation.
+"""Reference weights and images: pseudo-random arrays that NumPy alone computes, the same on every machine.
 
-`fill` and `tests/golden/keras_applications.json` use Keras's names: `layer/variable`, as `block1a_dwconv/kernel`.
-
-Pseudo-random, and any machine can compute them with numpy alone. Nothing here is trained. The scales only keep the
+The numbers in tests/golden come from other implementations, run with these weights and images. The scales keep the
 activations of the shallowest and of the deepest network of the family in a healthy range at inference.
+`fill` and `tests/golden/keras_applications.json` use Keras's names: `layer/variable`, such as `block1a_dwconv/kernel`.
 """
 
 import re
@@ -13,7 +12,7 @@ import numpy as np
 
 
 def reference_array(name, shape, seed=0):
-    """Float32 array of the parameter called `name` by its source, in the source's layout.
+    """Returns the float32 array of the parameter that its source calls `name`, in the source's layout.
 
     The experts of a CondConv kernel are passed unflattened, as
     (E, O, I, kh, kw) for PyTorch names or (E, kh, kw, I, O) for TensorFlow names.
@@ -50,7 +49,7 @@ def reference_array(name, shape, seed=0):
         gain = 0.85
     elif outputs > inputs:  # expansion, head
         gain = 1.4
-    else:  # projection: weak beside a shortcut, which the name or the shape tells
+    else:  # projection: weak beside a shortcut; the name or the shape shows whether there is one
         place = re.search(r"(?:blocks|features)\.\d+\.(\d+)\.|block\d+([a-z])_", plain)
         first = set(place.groups()) & {"0", "a"} if place else outputs < inputs < 6 * outputs
         gain = 1.3 if first else 0.25
@@ -61,7 +60,7 @@ def reference_array(name, shape, seed=0):
 
 
 def reference_images(count, height, width, seed=0):
-    """Float32 [count, height, width, 3] with whole values 0..255: tiles, a tint and noise."""
+    """Returns float32 [count, height, width, 3] with whole values 0..255: tiles, a tint and noise."""
     rng = np.random.RandomState(seed)
     images = []
     for _ in range(count):
@@ -74,7 +73,7 @@ def reference_images(count, height, width, seed=0):
 
 
 def fill(model, seed=0):
-    """Gives every variable of a Keras model its reference array, but those of keras.applications' normalisation."""
+    """Sets every variable of a Keras model to its reference array, except the normalization of keras.applications."""
     for layer in model.layers:
         if layer.weights and type(layer).__name__ != "Normalization":
             layer.set_weights([reference_array(f"{layer.name}/{w.name}", w.shape, seed) for w in layer.weights])
