@@ -1,6 +1,5 @@
 """TFLite files in all precisions in the interpreter, against the model in Keras; errors."""
 
-import functools
 import os
 import sys
 
@@ -23,13 +22,13 @@ IMAGES = draw_images(40, seed=3)[0]
 
 @pytest.fixture(scope="module")
 def networks():
-    """Small ones, trained when first asked for."""
-    return functools.cache(train_small)
+    """Small networks, trained when they are first requested."""
+    return train_small
 
 
 @pytest.fixture(scope="module")
 def files(networks, tmp_path_factory):
-    """Files of the small networks, written when first asked for."""
+    """Files of the small networks, written when they are first requested."""
     folder = tmp_path_factory.mktemp("files")
 
     def get(kind, quantize, input_dtype="float32"):
