@@ -25,7 +25,7 @@ FLOORS = (
 )
 ROOMS = {  # floors inside each wing
     "augmentation": ({"operations", "erasing"}, {"policies", "mixing"}),
-    "benchmark": ({"candidates", "latencies"},),
+    "benchmark": ({"candidates", "latencies"}, {"comparison"}),
     "datasets": (
         {"sources", "service", "transfer"},
         {"catalog", "class_folders", "damage", "records"},
@@ -33,8 +33,15 @@ ROOMS = {  # floors inside each wing
         {"factory"},
     ),
     "evaluation": ({"metrics", "predictions"}, {"reports"}),
-    "export": (),
-    "runtimes": ({"openers"}, {"timing"}),
+    "export": (
+        {"agreement", "flatbuffer", "npm", "pixels", "preparation"},
+        {"folding", "images", "metadata", "quantization", "signatures"},
+        {"onnx", "openvino", "saved_model", "tflite"},
+        {"formats", "web", "weight_files"},
+        {"measurement"},
+        {"workflow"},
+    ),
+    "runtimes": ({"networks"}, {"worker"}, {"timing"}),
     "training": (
         {"devices", "history"},
         {"preemption", "state"},
@@ -54,9 +61,13 @@ ROOMS = {  # floors inside each wing
 OWN = {"self", "cls", "super()"}
 PUBLIC_UNDERSCORES = {"_asdict", "_replace", "_fields"}  # of NamedTuple
 PRIVATE_NAMES: dict[str, set[str]] = {  # module -> private names of other libraries that have no public counterpart
+    "keras_efficientnet/export/folding": {"_inbound_nodes", "_outbound_nodes"},  # calls of a layer
     "keras_efficientnet/training/state": {"_all_reduce_sum_gradients"},  # the step sums gradients itself, to clip them
 }
-ALLOWED_RUN_NAMES = {("labels.txt", "labels.txt")}  # a fact of other formats too
+ALLOWED_RUN_NAMES = {
+    ("labels.txt", "labels.txt"),  # also in a SavedModel, in a TFLite file and on the web page
+    ("model.tflite", "model.tflite"),  # also on the web page
+}
 ROOF = [ROOT / "main.py", *sorted((ROOT / "export").glob("*.py"))]
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
 EVERYTHING = [*MODULES, PACKAGE / "__init__.py", *ROOF, ROOT / "setup.py", *sorted((ROOT / "tests").rglob("*.py"))]

@@ -1,4 +1,4 @@
-"""The web page in Chromium: its probabilities against Keras's, what it asks for, its errors, its looks."""
+"""The web page in Chromium: probabilities against Keras, requests, errors, looks."""
 
 import base64
 import functools
