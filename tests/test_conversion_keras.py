@@ -185,7 +185,7 @@ def test_a_network_that_pads_as_pytorch_is_not_written(tiny, tmp_path):
 
 
 def write_hub(folder, model):
-    """A folder as keras-hub 0.32 wrote it: the network and the classifier apart; names of ../shared/facts/peers.md."""
+    """A folder as keras-hub 0.32 wrote it: the network and the classifier apart."""
     folder.mkdir()
     (folder / "config.json").write_text("{}")
     counts = {}
