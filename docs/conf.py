@@ -14,7 +14,7 @@ version = release = keras_efficientnet.__version__
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 myst_heading_anchors = 3
 html_theme = "furo"
-html_title = project
+html_title = "EfficientNet for Keras 3"
 autodoc_typehints = "description"  # types appear beside each argument
 autodoc_typehints_description_target = "documented"
 autodoc_member_order = "bysource"

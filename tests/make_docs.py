@@ -6,8 +6,10 @@ A table stands between `<!-- generated: NAME -->` and `<!-- end -->`; `TABLES` h
 import dataclasses
 import re
 import sys
+import textwrap
 from pathlib import Path
 
+import keras_efficientnet
 from keras_efficientnet.architectures import VARIANTS
 from keras_efficientnet.config import TrainConfig
 from keras_efficientnet.profiling import profile
@@ -91,7 +93,13 @@ def recipes() -> str:
     return markdown(("flag", *(f"`{recipe}`" for recipe in RECIPES)), rows)
 
 
+def builders() -> str:
+    """The names of all builders."""
+    return textwrap.fill(", ".join(f"`{name}`" for name in keras_efficientnet.__all__ if name[:1] == "E") + ".", 120)
+
+
 TABLES = {
+    "builders": builders,
     "b0-to-b7": b0_to_b7,
     "flags": flags,
     "models": models,

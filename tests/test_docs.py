@@ -16,6 +16,8 @@ import pytest
 import tensorflow as tf
 from make_docs import PAGES, ROOT
 
+import keras_efficientnet
+from keras_efficientnet import training
 from keras_efficientnet.architectures import VARIANTS
 from keras_efficientnet.models import make_model
 
@@ -237,6 +239,12 @@ def test_the_two_commands_come_first_and_ci_runs_the_second():
     lines = [line.split("#")[0].strip() for line in first.splitlines()]
     assert lines == ["pip install -e . && python main.py", 'pip install -e ".[dev]" && pytest']
     assert lines[1] in (ROOT / ".ci/run").read_text("utf-8")
+
+
+def test_api_has_every_public_function():
+    text = (ROOT / "docs/api.md").read_text("utf-8")
+    names = [*keras_efficientnet.__all__, *(f"training.{name}" for name in training.__all__)]
+    assert not [name for name in names if not re.search(rf"keras_efficientnet\.{name}$|`{name}`", text, re.MULTILINE)]
 
 
 def test_readme_counts_the_networks():
