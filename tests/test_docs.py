@@ -22,7 +22,8 @@ from keras_efficientnet.architectures import VARIANTS
 from keras_efficientnet.models import make_model
 
 README = ROOT / "README.md"
-SCRIPTS = ["main.py", *sorted(f"export/{path.name}" for path in (ROOT / "export").glob("*.py"))]
+PROGRAMS = [ROOT / "main.py", *sorted((ROOT / "export").glob("*.py"))]
+SCRIPTS = [path.relative_to(ROOT).as_posix() for path in PROGRAMS if "__main__" in path.read_text("utf-8")]
 FENCE = re.compile(r"^```(\S*)[^\n]*\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 NOT_RUN = {  # a line of each Python block that does not run here -> why
     'model = keras_efficientnet.EfficientNetB0(weights="imagenet")': "downloads weights",
@@ -155,9 +156,9 @@ def commands():
 
 
 PARSE = """
-import json, runpy, sys
+import json, os, runpy, sys
 from absl import flags
-sys.path.insert(0, ".")
+sys.path[:0] = [".", os.path.dirname(sys.argv[1])]
 script = runpy.run_path(sys.argv[1], run_name="script")
 for page, words in json.loads(sys.argv[2]):
     flags.FLAGS.unparse_flags()
