@@ -327,17 +327,3 @@ def test_public_list_is_the_documented_one():
     assert sorted(keras_efficientnet.__all__) == sorted(builders + functions)
     for name in keras_efficientnet.__all__:
         assert getattr(keras_efficientnet, name).__doc__
-
-
-def test_readme_says_what_is_measured():
-    """The table of models and the two commands in README.md are those that the code and .ci/run use."""
-    import make_readme
-
-    readme = (ROOT / "README.md").read_text("utf-8")
-    assert make_readme.table() in readme
-    commands = readme.split("```")[1].split("\n", 1)[1].strip().splitlines()
-    assert [line.split("#")[0].strip() for line in commands] == [
-        "pip install -e . && python main.py",
-        'pip install -e ".[dev]" && pytest',
-    ]
-    assert 'pip install -e ".[dev]"' in (ROOT / ".ci/run").read_text("utf-8")
