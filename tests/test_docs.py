@@ -110,6 +110,14 @@ def test_reliability_names_a_test_for_every_promise():
     assert not [row for row in rows if not re.search(r"`tests/\w+\.py::test_\w+`$", row)]
 
 
+def test_reliability_says_which_tests_are_slow():
+    text = (ROOT / "docs/reliability.md").read_text("utf-8")
+    for mark, path, name in re.findall(r"(slow: )?`(tests/\w+\.py)::(\w+)`", text):
+        [test] = [n for n in ast.parse((ROOT / path).read_text("utf-8")).body if getattr(n, "name", None) == name]
+        slow = "pytest.mark.slow" in {ast.unparse(decorator) for decorator in test.decorator_list}
+        assert bool(mark) == slow, name
+
+
 # Tables
 
 
