@@ -188,7 +188,7 @@ def test_a_table_is_written_and_drawn(tmp_path):
     assert written["timings"][0]["rounds_ms"] == [[2, 2, 2], [20, 20, 20], [2, 2, 8]]
     assert written["machine"]["packages"]["onnxruntime"]
     [axes] = latencies.draw(rows).axes
-    assert [line.get_xydata().tolist() for line in axes.lines] == [[[1.0, 78.84], [2.0, 76.882]]]  # README's table
+    assert [line.get_xydata().tolist() for line in axes.lines] == [[[1.0, 78.84], [2.0, 76.882]]]  # docs/models.md
     with pytest.raises(ValueError, match="nothing to plot"):
         latencies.draw(rows[2:])
 
