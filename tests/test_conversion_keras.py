@@ -16,7 +16,7 @@ from support.reference import fill, reference_images
 from keras_efficientnet import load_weights, models
 from keras_efficientnet.recipes import make_config
 from keras_efficientnet.runs import RunFolder
-from keras_efficientnet.training.state import Run, make_variant
+from keras_efficientnet.training.state import TrainState, make_variant
 from keras_efficientnet.weights.engine import extract
 from keras_efficientnet.weights.origins.keras import KERAS_HUB
 from keras_efficientnet.weights.registry import to_keras_applications
@@ -263,8 +263,8 @@ def run(tmp_path_factory):
     """A run at step 0 whose model holds zeros, its average ones, and its best checkpoint twos."""
     folder = tmp_path_factory.mktemp("run")
     config = make_config(model_dir=str(folder), width_coefficient=0.25, depth_coefficient=0.2, input_image_size=32)
-    run = Run(config, make_variant(config), 100, tf.distribute.get_strategy())
-    run.restore(folder)
+    run = TrainState(config, make_variant(config), 100, tf.distribute.get_strategy())
+    run.restore(RunFolder(folder))
     for number, model in enumerate((run.model, run.average)):
         model.set_weights([np.full_like(array, number) for array in model.get_weights()])
     run.save()

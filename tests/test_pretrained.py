@@ -9,7 +9,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import make_readme
 import numpy as np
 import pytest
 from support.servers import B0, COMMIT, Server, place
@@ -158,10 +157,6 @@ def test_list_pretrained_needs_neither_keras_nor_a_network(run_python):
     code = "import sys, keras_efficientnet as ke; print(len(ke.list_pretrained()))\n"
     code += "print({'keras', 'tensorflow', 'huggingface_hub'} & set(sys.modules))"
     assert run_python(code).split("\n")[:2] == [str(len(pretrained.PRETRAINED)), "set()"]
-
-
-def test_readme_lists_all_published_weights():
-    assert make_readme.pretrained_table() in (ROOT / "README.md").read_text("utf-8")
 
 
 # Names and paths

@@ -144,9 +144,9 @@ def test_training_starts_from_published_weights_with_their_statistics(local, tmp
     assert variant.mean == variant.deviation == (127.5,) * 3
     strategy = loop.make_strategy(config)
     with strategy.scope():
-        run = loop.Run(config, variant, 640, strategy)
+        run = loop.TrainState(config, variant, 640, strategy)
     with pytest.warns(UserWarning, match="for 1000 classes, efficientnet for 10"):
-        assert run.restore(tmp_path / "run") == 0
+        assert run.restore(RunFolder(tmp_path / "run")) == 0
     for model in (run.model, run.average):
         kernel, expected = (network.get_layer("top_conv").get_weights()[0] for network in (model, local))
         np.testing.assert_array_equal(kernel, expected)

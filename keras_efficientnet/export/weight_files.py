@@ -12,8 +12,8 @@ import safetensors.numpy
 
 from keras_efficientnet.architectures import Variant
 from keras_efficientnet.evaluation.predictions import Prediction, find_images, predict_files
-from keras_efficientnet.export.saved_model import to_saved_model
-from keras_efficientnet.files import check_target, count_bytes, is_saved_model, replacing
+from keras_efficientnet.export.saved_model import is_saved_model, to_saved_model
+from keras_efficientnet.files import check_target, count_bytes, replacing
 from keras_efficientnet.models import imagenet_classes, make_model
 from keras_efficientnet.preprocessing import image_for_evaluation
 from keras_efficientnet.runs import find_labels
