@@ -12,9 +12,8 @@ from support.weight_files import save_checkpoint, write_state
 
 from keras_efficientnet import load_weights, models
 from keras_efficientnet.weights.engine import extract
-from keras_efficientnet.weights.origins.keras import to_keras_applications
 from keras_efficientnet.weights.origins.tf1 import OFFICIAL
-from keras_efficientnet.weights.origins.timm import to_timm
+from keras_efficientnet.weights.registry import to_keras_applications, to_timm
 
 WRITERS = {
     "x.weights.h5": keras.Model.save_weights,

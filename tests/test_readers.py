@@ -20,9 +20,9 @@ from support.reference import fill
 from support.weight_files import write_state, write_zip
 
 from keras_efficientnet import load_weights, models
-from keras_efficientnet.weights.origins.timm import to_timm
 from keras_efficientnet.weights.readers.pth import open_pth
 from keras_efficientnet.weights.readers.safetensors import open_safetensors
+from keras_efficientnet.weights.registry import to_timm
 
 FILES = GOLDEN / "pth"
 BASE = np.arange(12, dtype="float32").reshape(3, 4)
