@@ -1,61 +1,39 @@
-"""Writes a trained network as a TFLite file for phones and browsers, in float32 or quantised.
+"""Writes a trained network as a TFLite file for phones and browsers, in float32 or quantized.
 
 Example, after `python main.py`:
   python export/to_tflite.py --model=runs/efficientnet-b0 --quantize=float16 --output=runs/b0.tflite
 """
 
-import os
-import sys
-
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before TensorFlow is imported
-
-from absl import app, flags, logging
+import command
+from absl import flags
 
 FLAGS = flags.FLAGS
-flags.DEFINE_string("model", None, "The .keras file, or the folder of a run, which has a model.keras.", required=True)
-flags.DEFINE_string("output", None, "The file to write.", required=True)
-flags.DEFINE_string("quantize", "none", "none, float16, dynamic, int8 or int16x8.")
-flags.DEFINE_string("input_dtype", "float32", "float32, or uint8 for the bytes of a picture as they are.")
-flags.DEFINE_bool("dynamic_batch", False, "Take any number of images a call, in place of one.")
-flags.DEFINE_string("labels", None, "Text file with the names of the classes, one per line; by default the run's.")
-flags.DEFINE_string(
-    "images", None, "What to measure on: image files, a folder of them or of class folders, records, or sample."
-)
-flags.DEFINE_integer("image_count", 500, "How many to measure on, at most.", lower_bound=1)
-flags.DEFINE_float(
-    "least_agreement", None, "Share of the images on which file and model must agree; 0.99, of int8 0.97."
-)
-flags.DEFINE_bool("overwrite", False, "Replace a file that is there.")
-OPTIONS = (
-    "quantize",
-    "input_dtype",
-    "dynamic_batch",
-    "labels",
-    "images",
-    "image_count",
-    "least_agreement",
-    "overwrite",
-)
+command.define_source_flags("The file to write.")
+command.define_measurement_flags("by default 0.97 for int8 and int16x8, else 0.99")
+flags.adopt_module_key_flags(command)
+QUANTIZATIONS = ["none", "float16", "dynamic", "int8", "int16x8"]
+flags.DEFINE_enum("quantize", "none", QUANTIZATIONS, "Number format of the weights and of the computation.")
+flags.DEFINE_enum("input_dtype", "float32", ["float32", "uint8"], "Type of the pixels; uint8 for the bytes of images.")
+flags.DEFINE_bool("dynamic_batch", False, "Accept any number of images per call instead of one.")
 
 
-def main(arguments: list[str]) -> None:
-    if arguments[1:]:
-        sys.exit(f"to_tflite.py: {arguments[1]!r} is no flag. Each option is --name=value; --help lists them.")
-    try:
-        import keras  # noqa: F401  first: keras_efficientnet then registers its layers
+def main() -> list[str]:
+    from keras_efficientnet import export
 
-        from keras_efficientnet import export
-
-        report = export.export_file(
-            FLAGS.model, FLAGS.output, "tflite", **{name: FLAGS[name].value for name in OPTIONS}
-        )
-    except KeyboardInterrupt:
-        sys.exit("to_tflite.py: stopped. Nothing was written.")
-    except (ImportError, OSError, RuntimeError, ValueError) as error:
-        logging.debug("", exc_info=True)
-        sys.exit(f"to_tflite.py: {' '.join(str(error).split())}")
-    print(export.table(report))
+    options = export.Options(quantize=FLAGS.quantize, input_dtype=FLAGS.input_dtype, dynamic_batch=FLAGS.dynamic_batch)
+    report = export.export_file(
+        FLAGS.model,
+        FLAGS.output,
+        "tflite",
+        options=options,
+        labels=FLAGS.labels,
+        images=FLAGS.images,
+        image_count=FLAGS.image_count,
+        least_agreement=FLAGS.least_agreement,
+        overwrite=FLAGS.overwrite,
+    )
+    return [export.format_report(report)]
 
 
 if __name__ == "__main__":
-    app.run(main)
+    command.run(main)

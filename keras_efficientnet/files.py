@@ -1,6 +1,7 @@
-"""Writing a product whole or not at all: beside its place, and into it by one renaming."""
+"""Complete-or-nothing writing: a file or folder is written beside its place and moved there when it is complete."""
 
 import contextlib
+import io
 import itertools
 import json
 import os
@@ -8,14 +9,24 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-SAVED_MODEL = {"saved_model.pb", "fingerprint.pb", "keras_metadata.pb", "variables", "assets", "assets.extra"}
-SOURCES = (b"PK\x03\x04", b"\x89HDF")
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+class RejectedFileError(RuntimeError):
+    """A file is not as good as required. Raised inside `replacing`, it keeps the file under `.rejected`."""
 
 
 def check_target(path: str | os.PathLike[str], overwrite: bool, is_ours: Callable[[Path], bool]) -> None:
-    """Raises a FileExistsError if there is something at `path`, and not `overwrite`, or it is not `is_ours`."""
+    """Raises FileExistsError if `path` must not be overwritten.
+
+    Args:
+        path: a file or folder that may exist.
+        overwrite: whether the user allows to replace it.
+        is_ours: returns whether an existing file or folder is of the kind that replaces it.
+    """
     target = Path(path).resolve()
     if target.exists() and not overwrite:
         raise FileExistsError(f"{path} exists. Choose another path, or overwrite it: overwrite=True, --overwrite.")
@@ -23,59 +34,84 @@ def check_target(path: str | os.PathLike[str], overwrite: bool, is_ours: Callabl
         raise FileExistsError(f"{path} is something else than what it would be overwritten with. Choose another path.")
 
 
-class Rejected(RuntimeError):
-    """What was written is whole, but not as good as it must be: raised within `replacing`, it is kept aside."""
-
-
 @contextlib.contextmanager
-def replacing(path: str | os.PathLike[str], overwrite: bool, is_ours: Callable[[Path], bool]) -> Iterator[Path]:
-    """Gives a path to write to, which takes the place of `path` when all went well and vanishes otherwise.
+def replacing(
+    path: str | os.PathLike[str], overwrite: bool = True, is_ours: Callable[[Path], bool] = Path.is_file
+) -> Iterator[Path]:
+    """Yields a temporary path that replaces `path` if the block succeeds, and is removed otherwise.
+
+    Args:
+        path: where the file or folder will be. Missing parent folders are created.
+        overwrite: whether to replace what exists at `path`.
+        is_ours: returns whether an existing file or folder is of the kind that replaces it.
 
     Raises:
-        FileExistsError: as `check_target`.
-        Rejected: the same from within; what was written then stands at `path` with `.rejected` behind it.
+        FileExistsError: see `check_target`.
+        RejectedFileError: the block raised it; the new file is kept at `path` with `.rejected` appended.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "notes.txt"
+        >>> with replacing(path) as new:
+        ...     _ = new.write_text("complete")
+        >>> path.read_text()
+        'complete'
     """
     check_target(path, overwrite, is_ours)
     target = Path(path).resolve()
     target.parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))  # same file system: can be renamed
+    folder = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))  # on the same file system: can rename
     new, old = folder / target.name, folder / f"{target.name}.old"
     try:
         yield new
         _flush(new)
         _swap(new, target, old)
-    except Rejected as error:
+    except RejectedFileError as error:
         aside = _find_aside(target, is_ours)
         _remove(aside)
         os.replace(new, aside)
-        raise Rejected(f"{error} It is kept aside: {aside}") from None
+        raise RejectedFileError(f"{error} It is kept aside: {aside}") from None
     finally:
-        if target.exists() or not old.exists():  # and not the only copy of what was there
+        if target.exists() or not old.exists():  # else the temporary folder has the only copy
             shutil.rmtree(folder, ignore_errors=True)
 
 
+def write_bytes(path: Path, content: bytes) -> None:
+    """Writes a file, complete or not at all."""
+    temporary = path.with_name(f".{path.name}")
+    try:
+        temporary.write_bytes(content)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a text file in UTF-8, complete or not at all."""
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Writes one JSON object, complete or not at all."""
+    write_text(path, json.dumps(content, indent=2) + "\n")
+
+
+def save_figure(figure: "Figure", path: Path) -> None:
+    """Writes a figure of matplotlib as a PNG, complete or not at all."""
+    stream = io.BytesIO()
+    figure.savefig(stream, format="png", dpi=120)
+    write_bytes(path, stream.getvalue())
+
+
 def count_bytes(path: str | os.PathLike[str]) -> int:
-    """The size of a file, or of all files in a folder."""
+    """Returns the size of a file, or of all files in a folder."""
     path = Path(path)
     files = path.rglob("*") if path.is_dir() else [path]
     return sum(file.stat().st_size for file in files if file.is_file())
 
 
-def is_saved_model(path: Path) -> bool:
-    """Whether there is an empty folder, or one of a SavedModel and nothing else."""
-    return path.is_dir() and {file.name for file in path.iterdir()} <= SAVED_MODEL
-
-
-def is_single_model(path: Path) -> bool:
-    """Whether there is a file, and not one that a model is exported from: a zip archive, as `.keras` is, or HDF5."""
-    if not path.is_file():
-        return False
-    with path.open("rb") as file:
-        return not file.read(8).startswith(SOURCES)
-
-
 def _find_aside(target, is_ours) -> Path:
-    """Where a rejected product goes: nothing stands there, or one that was rejected before."""
+    """Returns the path for a rejected file: a free one, or one that holds an earlier rejected file."""
     names = (f"{target.name}.rejected{f'-{number}' if number else ''}" for number in itertools.count())
     return next(path for path in map(target.with_name, names) if not path.exists() or is_ours(path))
 
@@ -93,29 +129,10 @@ def _flush(path):
 
 def _swap(new, target, old):
     try:
-        if target.is_dir():  # a folder does not replace another in one step
+        if target.is_dir():  # a folder cannot replace another folder in one step
             os.replace(target, old)
         os.replace(new, target)
     except BaseException:
         if old.exists() and not target.exists():
             os.replace(old, target)
         raise
-
-
-def save_figure(figure, path: Path) -> None:
-    """Writes a figure of matplotlib as a PNG, whole or not at all."""
-    temporary = path.with_name(f".{path.name}")
-    figure.savefig(temporary, format="png", dpi=120)
-    os.replace(temporary, path)
-
-
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Writes one JSON object, whole or not at all."""
-    write_text(path, json.dumps(content, indent=2) + "\n")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Writes a file, whole or not at all."""
-    temporary = path.with_name(f".{path.name}")
-    temporary.write_text(text, "utf-8")
-    os.replace(temporary, path)

@@ -1,6 +1,6 @@
-"""The layers that Keras lacks."""
+"""Layers that Keras lacks: a fused batch normalization, and the convolutions of CondConv."""
 
-import contextlib
+from typing import Any
 
 import keras
 from keras import ops
@@ -8,20 +8,28 @@ from keras import ops
 if keras.backend.backend() == "tensorflow":
     import tensorflow as tf
 
+FORMS = ("fold", "mix", "sum")
+
 
 @keras.saving.register_keras_serializable(package="keras_efficientnet")
 class BatchNormalization(keras.layers.BatchNormalization):
-    """Keras's batch normalisation, by one fused kernel where TensorFlow has it.
+    """Keras's batch normalization, computed by TensorFlow's fused kernel.
 
-    Keras 3 composes it of small operations; the kernel makes a training step of B0 1.4 times as fast on a CPU. Same
-    arguments, weights and numbers: the moving variance follows the *biased* variance of the batch, as in Keras.
-    `synchronized=True` looks at the images of `group` replicas together, of all by default, by one sum for each layer.
-    Other backends, other ranks and masks take Keras's own way.
+    Keras 3 composes it of small operations; the kernel makes a training step of B0 1.4 times as fast on a CPU.
+    Arguments, weights and numbers are those of Keras: the moving variance follows the *biased* variance of the batch.
+    `synchronized=True` normalizes over `group` replicas (by default all) with one all-reduce per layer. Other
+    backends, other ranks and masks use Keras's implementation.
+
+    Example:
+        >>> import numpy as np
+        >>> BatchNormalization()(np.ones((2, 4, 4, 3), "float32")).shape
+        TensorShape([2, 4, 4, 3])
     """
 
     group: int | None = None
 
-    def call(self, inputs, training=None, mask=None):
+    def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
+        """Returns the normalized inputs, and updates the moving statistics in training."""
         fused = (
             keras.backend.backend() == "tensorflow"
             and len(inputs.shape) == 4
@@ -38,7 +46,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
         training = bool(training and self.trainable)
         replica = tf.distribute.get_replica_context()
         if training and self.synchronized and replica and replica.num_replicas_in_sync > 1:
-            return self._over_replicas(inputs)
+            return self._synchronized(inputs)
         return self._fused(inputs, training)
 
     def _fused(self, inputs, training):
@@ -53,29 +61,29 @@ class BatchNormalization(keras.layers.BatchNormalization):
         )
         if training:
             count = tf.cast(tf.reduce_prod(tf.shape(inputs)[:3]), "float32")
-            self._follow(mean, variance * (count - 1.0) / count)  # the kernel divides by count - 1
+            self._update_statistics(mean, variance * (count - 1.0) / count)  # the kernel divides by count - 1
         return outputs
 
-    def _over_replicas(self, inputs):
+    def _synchronized(self, inputs):
         x = tf.cast(inputs, "float32")
         sums = [tf.reduce_sum(x, (0, 1, 2)), tf.reduce_sum(tf.square(x), (0, 1, 2)), tf.ones_like(self.gamma.value)]
         sums[2] *= tf.cast(tf.reduce_prod(tf.shape(x)[:3]), "float32")
         total, squares, count = tf.unstack(_sum_over_replicas(tf.stack(sums), self.group))
         mean = total / count
         variance = tf.maximum(squares / count - tf.square(mean), 0.0)
-        self._follow(mean, variance)
+        self._update_statistics(mean, variance)
         outputs = tf.nn.batch_normalization(x, mean, variance, self.beta.value, self.gamma.value, self.epsilon)
         return tf.cast(outputs, self.compute_dtype)
 
-    def _follow(self, mean, variance):
+    def _update_statistics(self, mean, variance):
         for moving, batch in ((self.moving_mean, mean), (self.moving_variance, variance)):
             moving.assign(moving * self.momentum + batch * (1.0 - self.momentum))
 
 
 def _sum_over_replicas(x, group):
-    """The sum of `x` over the `group` replicas to which this one belongs, or over all.
+    """Returns the sum of `x` over the replicas of this replica's group, or over all replicas.
 
-    No strategy sums over groups, but each sums a tensor with one row for each group.
+    Strategies cannot sum over groups: this sums a tensor with one row per group over all replicas.
     """
     replica = tf.distribute.get_replica_context()
     if not group or group == replica.num_replicas_in_sync:
@@ -88,40 +96,35 @@ def _sum_over_replicas(x, group):
 
 @keras.saving.register_keras_serializable(package="keras_efficientnet")
 class PerExpert(keras.initializers.Initializer):
-    """Draws the kernels of all experts, [experts, ...], as an initializer draws one: its fan does not count them.
+    """Draws the kernel of each expert, [experts, ...], with the fan of a single expert.
 
     Args:
-        initializer: of one kernel; an initializer, its name or its configuration.
+        initializer: initializer of one kernel, its name or its configuration.
     """
 
-    def __init__(self, initializer):
+    def __init__(self, initializer: Any):
         self.initializer = keras.initializers.get(initializer)
 
-    def __call__(self, shape, dtype=None, **keywords):
+    def __call__(self, shape: tuple[int, ...], dtype: Any = None, **keywords: Any) -> Any:
+        """Returns the kernels."""
         one = self.initializer
-        if isinstance(one, keras.initializers.VarianceScaling):  # Keras takes the experts for places of the window
+        if isinstance(one, keras.initializers.VarianceScaling):  # Keras counts the expert axis as part of the window
             together = {"scale": one.scale * shape[0], "mode": one.mode, "distribution": one.distribution}
             return keras.initializers.VarianceScaling(**together, seed=one.seed)(shape, dtype=dtype, **keywords)
         settings = one.get_config()
         seeds = settings.get("seed")
-        each = [one.clone() for _ in range(shape[0])]  # a clone of one without a seed draws anew
+        each = [one.clone() for _ in range(shape[0])]  # without a seed, each clone draws different numbers
         if isinstance(seeds, int):
             each = [type(one).from_config({**settings, "seed": seeds + expert}) for expert in range(shape[0])]
         return ops.stack([draw(shape[1:], dtype=dtype, **keywords) for draw in each])
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
+        """Returns the constructor arguments."""
         return {"initializer": keras.initializers.serialize(self.initializer)}
 
 
-def _add(tensors):
-    """The sum, in one pass over memory where that can be had; when exporting not, as LiteRT is slow at that."""
-    if keras.backend.backend() == "tensorflow" and _folding:
-        return tf.add_n(tensors)
-    return sum(tensors[1:], tensors[0])
-
-
 class _Experts(keras.layers.Layer):
-    """What the two convolutions share: their kernels, and the sum over experts of what each puts out."""
+    """Base of the two CondConv layers: their kernels, and the weighted sum of the experts' outputs."""
 
     def __init__(
         self,
@@ -132,6 +135,7 @@ class _Experts(keras.layers.Layer):
         padding="same",
         use_bias=False,
         kernel_initializer="he_normal",
+        form="fold",
         **keywords,
     ):
         super().__init__(**keywords)
@@ -140,11 +144,23 @@ class _Experts(keras.layers.Layer):
                 raise ValueError(f"`{name}` must be a whole number, at least 1. Received: {name}={value}")
         if padding not in ("same", "valid"):
             raise ValueError(f"`padding` must be 'same' or 'valid'. Received: padding={padding!r}")
+        if form not in FORMS:
+            raise ValueError(f"`form` must be one of {', '.join(FORMS)}. Received: form={form!r}")
         self.kernel_size, self.experts, self.strides, self.padding = kernel_size, experts, strides, padding
-        self.use_bias = use_bias
+        self.use_bias, self.form = use_bias, form
         self.kernel_initializer = keras.initializers.get(kernel_initializer)
 
-    def build(self, input_shape):
+    def with_form(self, form: str) -> "_Experts":
+        """Returns a layer that shares the weights of this built layer and computes in another form."""
+        layer = type(self).from_config(self.get_config() | {"form": form})
+        layer.kernel = self.kernel
+        if self.use_bias:
+            layer.bias = self.bias
+        layer.built = True
+        return layer
+
+    def build(self, input_shape: Any) -> None:
+        """Creates the weights."""
         features, routing = input_shape
         if routing[-1] != self.experts:
             raise ValueError(f"`routing` must be [batch, {self.experts}], as `experts`. Received: shape={routing}")
@@ -154,20 +170,22 @@ class _Experts(keras.layers.Layer):
             filters = self._filters(features[-1])
             self.bias = self.add_weight(shape=(filters,), initializer="zeros", name="bias")
 
-    def call(self, inputs, training=None):
+    def call(self, inputs: Any, training: bool | None = None) -> Any:
+        """Returns the convolved features of `[features, routing]`."""
         outputs = self._convolve(*inputs, training)
         return outputs + ops.convert_to_tensor(self.bias) if self.use_bias else outputs
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Any) -> tuple[int | None, ...]:
+        """Returns the shape of the outputs, from the shapes of features and routing."""
         features, _ = input_shape
-        sizes = [self._shrink(size) for size in features[1:3]]
+        sizes = [self._output_size(size) for size in features[1:3]]
         return (features[0], *sizes, self._filters(features[-1]))
 
-    def _shrink(self, size):
+    def _output_size(self, size):
         if size is None:
             return None
-        room = 0 if self.padding == "same" else self.kernel_size - 1
-        return -(-(size - room) // self.strides)
+        border = 0 if self.padding == "same" else self.kernel_size - 1
+        return -(-(size - border) // self.strides)
 
     def _sum_of_outputs(self, convolve, features, kernels, routing):
         weights = ops.split(ops.reshape(routing, (-1, 1, 1, self.experts)), self.experts, axis=-1)
@@ -176,9 +194,12 @@ class _Experts(keras.layers.Layer):
             convolve(features, kernel, **options) * weight
             for kernel, weight in zip(ops.unstack(kernels, self.experts), weights, strict=True)
         ]
-        return _add(outputs)
+        if self.form == "fold" and keras.backend.backend() == "tensorflow":
+            return tf.add_n(outputs)  # one pass over memory; the other forms avoid it because LiteRT runs ADD_N slowly
+        return sum(outputs[1:], outputs[0])
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
+        """Returns the constructor arguments."""
         return {
             **super().get_config(),
             "kernel_size": self.kernel_size,
@@ -186,34 +207,44 @@ class _Experts(keras.layers.Layer):
             "strides": self.strides,
             "padding": self.padding,
             "use_bias": self.use_bias,
+            "form": self.form,
             "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
         }
 
 
 @keras.saving.register_keras_serializable(package="keras_efficientnet")
 class CondConv2D(_Experts):
-    """A convolution whose kernel is, for each image, a weighted sum of those of several experts.
+    """Convolves each image with its own mixture of expert kernels.
 
-    Takes `[features, routing]`: [batch, height, width, channels] and [batch, experts]. Any batch, also an unknown one.
-    A kernel of one pixel is mixed first and applied by a batched product of matrices; larger ones are applied each,
-    and their outputs summed, which is the same, as a convolution is linear.
+    Takes `[features, routing]`: [batch, height, width, channels] and [batch, experts]. The batch size may be unknown.
+    Kernels of one pixel are mixed first and applied by a batched matrix product. Larger kernels are applied one by one
+    and their outputs summed, which gives the same result because a convolution is linear.
 
     Args:
-        filters: channels put out.
+        filters: number of output channels.
         kernel_size: side of the window, in pixels.
-        experts: kernels to mix.
-        strides: in pixels, both ways.
+        experts: number of kernels to mix.
+        strides: in pixels, in both directions.
         padding: "same" or "valid".
-        use_bias: whether to add a bias for each of the channels put out; it is one for all experts.
-        kernel_initializer: of the kernel of one expert.
+        use_bias: whether to add a bias per output channel, which all experts share.
+        kernel_initializer: initializer of the kernel of one expert.
+        form: how inference computes the mixture, with equal outputs: "fold" is the fastest in TensorFlow. "mix" mixes
+            only kernels of one pixel, for TFLite files of any batch size and for SavedModels that are trained. "sum"
+            mixes no kernels, so that every kernel is a constant, as int8 needs it.
 
     Raises:
-        ValueError: no expert, or a routing for another number of them.
+        ValueError: an argument is out of range, or the routing has another number of experts.
 
     Source: Yang et al. 2019, arxiv.org/abs/1904.04971, section 3.
+
+    Example:
+        >>> import numpy as np
+        >>> features, routing = np.ones((2, 8, 8, 3), "float32"), np.ones((2, 4), "float32")
+        >>> CondConv2D(16, kernel_size=1, experts=4)([features, routing]).shape
+        TensorShape([2, 8, 8, 16])
     """
 
-    def __init__(self, filters, kernel_size, experts, **keywords):
+    def __init__(self, filters: int, kernel_size: int, experts: int, **keywords: Any):
         super().__init__(kernel_size, experts, **keywords)
         self.filters = filters
 
@@ -224,7 +255,7 @@ class CondConv2D(_Experts):
         return self.filters
 
     def _convolve(self, features, routing, training):
-        if self.kernel_size > 1 or self.strides > 1 or not _mixing:
+        if self.kernel_size > 1 or self.strides > 1 or self.form == "sum":
             return self._sum_of_outputs(ops.conv, features, ops.convert_to_tensor(self.kernel), routing)
         channels = features.shape[-1]
         mixed = ops.matmul(routing, ops.reshape(self.kernel, (self.experts, channels * self.filters)))
@@ -235,22 +266,29 @@ class CondConv2D(_Experts):
         pixels = ops.reshape(features, (-1, height * width, channels))
         return ops.reshape(ops.matmul(pixels, kernels), (-1, height, width, self.filters))
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
+        """Returns the constructor arguments."""
         return {**super().get_config(), "filters": self.filters}
 
 
 @keras.saving.register_keras_serializable(package="keras_efficientnet")
 class DepthwiseCondConv2D(_Experts):
-    """As `CondConv2D`, but filters each channel alone.
+    """Convolves each channel of each image with its own mixture of expert kernels.
 
-    Each expert filters, and their outputs are summed. Inference on TensorFlow mixes the kernels first and takes the
-    channels of all images for channels of one, which saves a twentieth of a network's time on a CPU. Its gradient is
-    that of the sum: TensorFlow's own is three times slower there.
+    Takes `[features, routing]` as `CondConv2D` does. Each expert filters, and the outputs are summed. Inference on
+    TensorFlow mixes the kernels first and folds the batch into the channel axis, which saves a twentieth of a network's
+    time on a CPU. The gradient is that of the sum: the gradient of the folded convolution is three times slower.
 
     Args:
-        kernel_size, experts, strides, padding, use_bias, kernel_initializer: as in `CondConv2D`.
+        kernel_size, experts, strides, padding, use_bias, kernel_initializer, form: see `CondConv2D`.
 
     Source: Yang et al. 2019, arxiv.org/abs/1904.04971, section 4.
+
+    Example:
+        >>> import numpy as np
+        >>> features, routing = np.ones((2, 8, 8, 3), "float32"), np.ones((2, 4), "float32")
+        >>> DepthwiseCondConv2D(kernel_size=3, experts=4)([features, routing]).shape
+        TensorShape([2, 8, 8, 3])
     """
 
     def _channels(self, inputs):
@@ -261,7 +299,7 @@ class DepthwiseCondConv2D(_Experts):
 
     def _convolve(self, features, routing, training):
         kernels = ops.convert_to_tensor(self.kernel)
-        if training or not _folding or keras.backend.backend() != "tensorflow" or features.shape[0] == 0:
+        if training or self.form != "fold" or keras.backend.backend() != "tensorflow" or features.shape[0] == 0:
             return self._sum(features, kernels, routing)
         return tf.custom_gradient(self._fold)(features, tf.identity(kernels), routing)
 
@@ -275,7 +313,7 @@ class DepthwiseCondConv2D(_Experts):
         sizes = [static or tf.shape(features)[axis] for axis, static in enumerate(features.shape[1:3], start=1)]
         folded = tf.reshape(tf.transpose(features, (1, 2, 0, 3)), (1, *sizes, -1))
         outputs = tf.nn.depthwise_conv2d(folded, kernel, [1, self.strides, self.strides, 1], self.padding.upper())
-        unfolded = tf.reshape(outputs, (*map(self._shrink, sizes), -1, channels))
+        unfolded = tf.reshape(outputs, (*map(self._output_size, sizes), -1, channels))
         unfolded = tf.transpose(unfolded, (2, 0, 1, 3))
 
         def gradient(upstream):
@@ -286,22 +324,3 @@ class DepthwiseCondConv2D(_Experts):
             return tape.gradient(outputs, sources, upstream)
 
         return unfolded, gradient
-
-
-_folding = _mixing = True
-
-
-@contextlib.contextmanager
-def summed_experts(pointwise: bool = False):
-    """Has inference sum the experts' outputs too: the form for TFLite at any batch, and for SavedModels that train.
-
-    Args:
-        pointwise: whether kernels of one pixel are not mixed either; no kernel is computed then, as int8 needs it.
-    """
-    global _folding, _mixing
-    before = _folding, _mixing
-    _folding, _mixing = False, _mixing and not pointwise
-    try:
-        yield
-    finally:
-        _folding, _mixing = before

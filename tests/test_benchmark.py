@@ -1,4 +1,4 @@
-"""Latencies: who is timed when, in what process, on which cores; what the numbers say; the script."""
+"""Latencies: order of the turns, processes and cores, statistics, the script."""
 
 import csv
 import json
@@ -11,13 +11,14 @@ import keras
 import numpy as np
 import pytest
 from conftest import ROOT
-from support.exports import NOISE, make_small, run
+from support.exports import make_small
 from support.images import random_images
+from support.scripts import run, run_help
 
 from keras_efficientnet import export
 from keras_efficientnet.benchmark import candidates, latencies
 from keras_efficientnet.models import make_model
-from keras_efficientnet.runtimes import openers, timing
+from keras_efficientnet.runtimes import networks, timing, worker
 from keras_efficientnet.runtimes.timing import Candidate, Timing
 
 
@@ -25,36 +26,29 @@ from keras_efficientnet.runtimes.timing import Candidate, Timing
 def files(tmp_path_factory):
     """A folder with a small network in every format, and as `peer` converted plainly."""
     folder = tmp_path_factory.mktemp("files")
-    options = {"formats": [*candidates.FORMATS], "threads": [1]}
+    options = {"formats": [*candidates.TIMED_FORMATS], "threads": [1]}
     candidates.write_candidates({"small": make_small}, folder, **options)
     candidates.write_candidates({"peer": make_small}, folder, plainly=True, **options)
     return folder
 
 
 def make_candidates(files, *formats, model="small", threads=1):
-    rows = [(name, candidates.FORMATS[name]) for name in formats]
+    rows = [(name, candidates.TIMED_FORMATS[name]) for name in formats]
     return [Candidate(model, name, row.runtime, str(files / model / row.file), threads) for name, row in rows]
 
 
-@pytest.mark.parametrize("name", candidates.FORMATS)
+@pytest.mark.parametrize("name", candidates.TIMED_FORMATS)
 @pytest.mark.parametrize("model", ["small", "peer"])
-def test_every_format_gives_the_probabilities_of_the_network(files, run_python, tmp_path, model, name):
-    image = random_images(1)
-    np.save(tmp_path / "image.npy", image)
-    [(*_, runtime, path, threads)] = make_candidates(files, name, model=model)
-    code = f"""
-import numpy as np
-from keras_efficientnet.runtimes import openers
-network = openers.OPENERS[{runtime!r}]({path!r}, {threads})
-np.save({str(tmp_path / "found.npy")!r}, network.call(np.load({str(tmp_path / "image.npy")!r})))
-"""
-    run_python(code)
-    expected = keras.saving.load_model(files / model / "model.keras")(image, training=False)
+def test_every_format_gives_the_probabilities_of_the_network(files, model, name):
+    images = random_images(2)
+    [candidate] = make_candidates(files, name, model=model)
+    found = networks.LOADERS[candidate.runtime](candidate.path)(images)
+    expected = keras.saving.load_model(files / model / "plain.keras")(images, training=False)
     rounding = {"openvino": 1e-2, "tflite-float16": 1e-3, "tflite-dynamic": 1e-2, "tflite-int8": 5e-2}.get(name, 1e-5)
-    np.testing.assert_allclose(np.load(tmp_path / "found.npy"), expected, atol=rounding)
+    np.testing.assert_allclose(found, expected, atol=rounding)
 
 
-def test_each_has_its_turn_in_each_round_and_the_order_is_turned_round(files):
+def test_files_take_turns_and_the_order_alternates(files):
     seen = []
 
     def watch(turns):
@@ -72,7 +66,7 @@ def test_each_has_its_turn_in_each_round_and_the_order_is_turned_round(files):
     assert sorted(first) == [0, 1] and second == first[::-1] and third == first
 
 
-def test_a_process_is_kept_on_its_cores_and_holds_no_other_runtime(files):
+def test_a_process_uses_its_cores_only_and_loads_no_other_runtime(files):
     found = {}
 
     def watch(turns):
@@ -91,11 +85,11 @@ def test_a_process_is_kept_on_its_cores_and_holds_no_other_runtime(files):
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-def test_tensorflow_computes_with_as_many_threads(files, run_python, threads):
+def test_tensorflow_uses_the_given_number_of_threads(files, run_python, threads):
     code = f"""
 import tensorflow as tf
-from keras_efficientnet.runtimes import openers
-openers.open_keras({str(files / "small" / "model.keras")!r}, {threads})
+from keras_efficientnet.runtimes.networks import load_keras
+load_keras({str(files / "small" / "plain.keras")!r}, {threads})
 print(tf.config.threading.get_intra_op_parallelism_threads(), tf.config.threading.get_inter_op_parallelism_threads())
 """
     assert run_python(code).split() == [str(threads)] * 2
@@ -120,12 +114,12 @@ def test_mean_and_quartiles_are_those_of_all_calls():
     assert Timing("a", "onnx", 1, ((3.0,),)).quartiles == (3.0, 3.0, 3.0)
 
 
-def test_a_ratio_is_taken_round_by_round():
+def test_a_ratio_is_computed_round_by_round():
     assert timing.ratio(SLOWED, STEADY) == 2.0
     assert timing.ratio(STEADY, SLOWED) == 0.5
 
 
-def test_ratios_are_those_of_one_format_or_to_one_format():
+def test_ratios_are_within_a_format_or_to_one_format():
     other = STEADY._replace(model="a", format="tflite")
     wider = STEADY._replace(threads=2)
     timings = [SLOWED, STEADY, other, wider]
@@ -143,19 +137,25 @@ def test_a_file_that_does_not_run_is_named(tmp_path):
 
 
 def test_more_threads_than_cores_are_refused(files):
-    with pytest.raises(ValueError, match=f"from 1 to {openers.count_cores()}, the cores of this machine"):
+    with pytest.raises(ValueError, match=f"from 1 to {worker.count_cores()}, the cores of this machine"):
         timing.measure(make_candidates(files, "onnx", threads=1000))
     with pytest.raises(ValueError, match="nothing to time"):
         timing.measure([])
 
 
-def test_files_are_known_by_their_endings(files):
+def test_files_are_recognized_by_their_endings(files):
     paths = [str(files / "small" / name) for name in ("float32.tflite", "model.onnx", "openvino/model.xml", "openvino")]
-    paths += [str(files / "small" / "saved_model"), str(files / "small" / "model.keras")]
+    paths += [str(files / "small" / "saved_model"), str(files / "small" / "plain.keras")]
     found = candidates.find_candidates(paths, [1])
     assert [(row.model, row.runtime) for row in found] == [
-        *((paths[0], "tflite"), (paths[1], "onnx"), (paths[2], "openvino"), (paths[2], "openvino-f32")),
-        *((paths[3], "openvino"), (paths[3], "openvino-f32"), (paths[4], "saved_model"), (paths[5], "keras")),
+        (paths[0], "tflite"),
+        (paths[1], "onnx"),
+        (paths[2], "openvino"),
+        (paths[2], "openvino-f32"),
+        (paths[3], "openvino"),
+        (paths[3], "openvino-f32"),
+        (paths[4], "saved_model"),
+        (paths[5], "keras"),
     ]
     with pytest.raises(FileNotFoundError, match=r"There is no file 'absent\.onnx'"):
         candidates.find_candidates(["absent.onnx"], [1])
@@ -163,7 +163,7 @@ def test_files_are_known_by_their_endings(files):
         candidates.find_candidates([str(ROOT / "setup.py")], [1])
 
 
-def test_random_networks_tell_images_apart_when_their_statistics_fit(tiny):
+def test_random_networks_with_fitted_statistics_distinguish_images(tiny):
     keras.utils.set_random_seed(1)
     model = make_model(tiny, classes=10)
     weights = model.get_layer("predictions").kernel
@@ -193,7 +193,7 @@ def test_a_table_is_written_and_drawn(tmp_path):
         latencies.draw(rows[2:])
 
 
-def test_formats_stand_side_by_side_and_the_fastest_is_marked():
+def test_formats_are_compared_side_by_side_and_the_fastest_is_marked():
     def row(model, name, threads, ms):
         return {"model": model, "format": name, "threads": threads, "median_ms": ms}
 
@@ -206,20 +206,12 @@ def test_formats_stand_side_by_side_and_the_fastest_is_marked():
     assert latencies.side_by_side(rows[2:]) == []
 
 
-def run_script(*arguments, cwd):
-    """As `run`, without the progress bar."""
-    code, lines, errors = run(*arguments, cwd=cwd)
-    return code, lines, [line for line in errors if line and "%|" not in line and not NOISE.match(line)]
-
-
 def test_the_example_with_files_runs_as_printed(files, tmp_path):
     (tmp_path / "export").symlink_to(ROOT / "export")
     for name in ("float32.tflite", "model.onnx"):
         (tmp_path / f"b0{Path(name).suffix}").symlink_to(files / "small" / name)
-    _, printed, imports = run("-X", "importtime", "export/benchmark.py", "--help", cwd=tmp_path)
-    assert not [line for line in imports if "tensorflow" in line]  # the help comes at once
-    [example] = [line.strip() for line in printed if "--files=" in line and "python export/" in line]
-    code, lines, errors = run_script(*shlex.split(example)[1:], cwd=tmp_path)
+    [example] = [line for line in run_help("export/benchmark.py") if "--files=" in line and "python export/" in line]
+    code, lines, errors = run(*shlex.split(example)[1:], cwd=tmp_path)
     assert (code, errors) == (0, [])
     rows = [line.split()[:3] for line in lines[1:5]]
     assert rows == [[f"b0.{kind}", kind, threads] for kind in ("tflite", "onnx") for threads in ("1", "2")]
@@ -228,11 +220,10 @@ def test_the_example_with_files_runs_as_printed(files, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_paper_s_example_runs_as_printed_and_the_small_network_is_the_faster_one(tmp_path):
+def test_the_example_of_the_paper_runs_as_printed_and_the_small_network_is_faster(tmp_path):
     (tmp_path / "export").symlink_to(ROOT / "export")
-    _, printed, _ = run("export/benchmark.py", "--help", cwd=tmp_path)
-    [example] = [line.strip() for line in printed if "ResNet152" in line and "python export/" in line]
-    code, lines, errors = run_script(*shlex.split(example)[1:], "--output=new", "--plot", cwd=tmp_path)
+    [example] = [line for line in run_help("export/benchmark.py") if "ResNet152" in line and "python export/" in line]
+    code, lines, errors = run(*shlex.split(example)[1:], "--output=new", "--plot", cwd=tmp_path)
     assert (code, errors) == (0, [])
     with open(tmp_path / "new" / "latency.csv", newline="") as file:
         ratios = {row["format"]: row["times_efficientnet-b1"] for row in csv.DictReader(file) if row["top_1"] == ""}
@@ -248,12 +239,12 @@ def test_the_paper_s_example_runs_as_printed_and_the_small_network_is_the_faster
         ("--peers=EfficientNetB9", "keras.applications has no network 'EfficientNetB9'. Choose from: "),
         ("--models=efficientnet-b0 --formats=pdf", "Unknown format 'pdf'. Choose from: keras, keras-folded, "),
         ("--files=absent.tflite", "There is no file 'absent.tflite'"),
-        ("--files=absent.tflite --threads=1,many", "--threads must be whole numbers, with commas between"),
+        ("--files=absent.tflite --threads=1,many", "flag --threads=['1', 'many']: must be whole numbers"),
         ("--files=absent.tflite --plot", "--plot needs a folder to write to: --output=latency"),
     ],
 )
-def test_a_mistake_of_the_user_is_one_clear_line(tmp_path, options, message):
-    code, lines, errors = run_script(ROOT / "export/benchmark.py", *options.split(), cwd=tmp_path)
+def test_a_mistake_of_the_user_is_one_line(tmp_path, options, message):
+    code, lines, errors = run(ROOT / "export/benchmark.py", *options.split(), cwd=tmp_path)
     assert (code, lines, len(errors)) == (1, [], 1), errors
     assert errors[0].startswith(f"benchmark.py: {message}")
     assert not [*tmp_path.iterdir()]

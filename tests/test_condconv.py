@@ -1,4 +1,4 @@
-"""The convolutions that mix experts, against a loop over the images with Keras's own convolutions."""
+"""CondConv layers against a loop over the images with TensorFlow's own convolutions."""
 
 import keras
 import numpy as np
@@ -8,7 +8,7 @@ from support.reference import fill, reference_images
 
 from keras_efficientnet import models
 from keras_efficientnet.architectures import VARIANTS
-from keras_efficientnet.layers import CondConv2D, DepthwiseCondConv2D, PerExpert
+from keras_efficientnet.layers import FORMS, CondConv2D, DepthwiseCondConv2D, PerExpert
 
 EXPERTS, CHANNELS, FILTERS = 3, 4, 6
 CASES = [
@@ -98,7 +98,7 @@ def test_symbolic_shapes_are_the_real_ones(kind, arguments):
 
 
 @pytest.mark.parametrize("kind", [CondConv2D, DepthwiseCondConv2D])
-def test_mixed_precision_computes_in_half_and_keeps_whole_weights(kind):
+def test_mixed_precision_computes_in_half_precision_and_keeps_float32_weights(kind):
     arguments = {"kernel_size": 1, "filters": FILTERS} if kind is CondConv2D else {"kernel_size": 3}
     layer = make(kind, {**arguments, "dtype": "mixed_bfloat16"})
     features, routing = make_inputs()
@@ -122,11 +122,27 @@ def test_mixed_precision_computes_in_half_and_keeps_whole_weights(kind):
         (keras.initializers.RandomNormal(stddev=0.3, seed=1), (8, 3, 3, 40, 60), 0.3),
     ],
 )
-def test_experts_are_drawn_each_by_the_fan_of_one(initializer, shape, deviation):
+def test_each_expert_is_initialized_with_the_fan_of_one_kernel(initializer, shape, deviation):
     keras.utils.set_random_seed(0)
     kernels = np.asarray(PerExpert(initializer)(shape))
     np.testing.assert_allclose(kernels.std(axis=(1, 2, 3, 4)), deviation, rtol=0.03)
     assert len({kernel.tobytes() for kernel in kernels}) == 8
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(("kind", "arguments"), CASES)
+def test_every_form_gives_the_same_outputs_with_the_same_weights(kind, arguments, form):
+    layer, inputs = make(kind, arguments), make_inputs()
+    other = layer.with_form(form)
+    assert other.form == form and layer.form == "fold"
+    assert [id(variable) for variable in other.trainable_variables] == [id(v) for v in layer.trainable_variables]
+    assert_same([other(inputs)], [loop(layer, *inputs)])
+
+
+def test_a_configuration_from_before_forms_existed_is_loaded():
+    configuration = CondConv2D(FILTERS, 1, EXPERTS).get_config()
+    del configuration["form"]
+    assert CondConv2D.from_config(configuration).form == "fold"
 
 
 @pytest.mark.parametrize(("kind", "arguments"), CASES)
@@ -138,13 +154,15 @@ def test_config_round_trip_needs_no_custom_objects(kind, arguments):
     assert {key: getattr(copy, key) for key in arguments} == arguments and copy.experts == EXPERTS
 
 
-def test_no_expert_and_a_routing_for_others_are_errors():
+def test_invalid_arguments_and_routings_are_errors():
     with pytest.raises(ValueError, match="`experts` must be a whole number, at least 1. Received: experts=0"):
         CondConv2D(8, 1, experts=0)
     with pytest.raises(ValueError, match=r"`kernel_size` must be a whole number, .* Received: kernel_size=\(3, 3\)"):
         DepthwiseCondConv2D((3, 3), experts=3)
     with pytest.raises(ValueError, match="`padding` must be 'same' or 'valid'. Received: padding='VALID'"):
         DepthwiseCondConv2D(3, experts=3, padding="VALID")
+    with pytest.raises(ValueError, match="`form` must be one of fold, mix, sum. Received: form='mixed'"):
+        DepthwiseCondConv2D(3, experts=3, form="mixed")
     with pytest.raises(ValueError, match=r"`routing` must be \[batch, 3\], as `experts`. Received: shape=\(None, 4\)"):
         CondConv2D(8, 1, experts=3)([keras.Input((7, 7, 4)), keras.Input((4,))])
 
@@ -170,12 +188,12 @@ def test_the_last_three_stages_mix_and_share_one_routing_a_block(network):
         assert used == {network.get_layer(f"block{block}_routing").output}
 
 
-def test_the_routing_sees_the_blocks_input(network):
+def test_the_routing_is_computed_from_the_input_of_the_block(network):
     first = network.get_layer("block5a_routing_pool")
     assert first.input is network.get_layer("block4c_add").output
 
 
-def test_rows_of_a_batch_are_not_mixed(network):
+def test_images_of_a_batch_do_not_affect_each_other(network):
     images = reference_images(3, 32, 32)
     together = network(images, training=False).numpy()
     alone = np.concatenate([network(image[None], training=False).numpy() for image in images])

@@ -1,4 +1,4 @@
-"""What was exported, in the real runtimes, against the model in Keras; failures, which leave nothing; the scripts."""
+"""Exports in their runtimes against the model in Keras; failures; the scripts."""
 
 import os
 import re
@@ -13,15 +13,15 @@ import pytest
 import tensorflow as tf
 from ai_edge_litert.interpreter import Interpreter
 from conftest import ROOT
-from support.exports import LABELS, Dice, content, enliven, make_small, run
+from support.exports import LABELS, RandomNoise, content, enliven, load, make_small
 from support.images import random_images
+from support.scripts import run, run_help
 
 from keras_efficientnet import export
 from keras_efficientnet.layers import BatchNormalization
 from keras_efficientnet.models import make_model
 
 WRITERS = {"saved_model": export.to_saved_model, "tflite": export.to_tflite}
-LOADERS = {"saved_model": export.load_saved_model, "tflite": export.load_tflite}
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +52,7 @@ def tflite(model, tmp_path_factory):
 
 
 @pytest.mark.parametrize("kind", WRITERS)
-def test_exporting_leaves_the_model_as_it_was(tmp_path, kind):
+def test_exporting_does_not_change_the_model(tmp_path, kind):
     model = make_small()
     before = model.get_weights()
     WRITERS[kind](model, tmp_path / "new")
@@ -83,7 +83,7 @@ def test_a_tflite_file_holds_the_kernels(model, tflite):
 def test_a_loaded_file_is_a_function_from_images_to_probabilities(model, saved_model, tflite, kind):
     path = {"saved_model": saved_model, "tflite": tflite}[kind]
     images = random_images(2)
-    probabilities = LOADERS[kind](path)(images)
+    probabilities = load(kind, path)(images)
     assert type(probabilities) is np.ndarray
     assert probabilities.dtype == np.float32
     np.testing.assert_allclose(probabilities, model(images, training=False), atol=1e-4)
@@ -101,7 +101,7 @@ def test_a_tflite_file_of_mixed_precision_is_refused(tmp_path, set_policy):
 
 
 @pytest.mark.parametrize("kind", WRITERS)
-def test_what_is_no_classifier_is_refused(tiny, tmp_path, kind):
+def test_a_model_that_is_no_classifier_is_refused(tiny, tmp_path, kind):
     with pytest.raises(ValueError, match="include_top"):
         WRITERS[kind](make_model(tiny, include_top=False, input_shape=(32, 32, 3)), tmp_path / "new")
     with pytest.raises(ValueError, match="classifier_activation"):
@@ -110,14 +110,14 @@ def test_what_is_no_classifier_is_refused(tiny, tmp_path, kind):
 
 
 @pytest.mark.parametrize("kind", WRITERS)
-def test_a_file_that_gives_other_probabilities_is_not_left(tmp_path, kind):
+def test_a_file_with_other_probabilities_is_removed(tmp_path, kind):
     with pytest.raises(RuntimeError, match=r"differ by up to 0\.\d+"):
-        WRITERS[kind](make_small(layer=Dice()), tmp_path / "new")
+        WRITERS[kind](make_small(layer=RandomNoise()), tmp_path / "new")
     assert not [*tmp_path.iterdir()]
 
 
-def test_the_file_of_nans_that_the_converter_writes_from_a_keras_model_is_not_left(monkeypatch, tmp_path):
-    monkeypatch.setattr(export.tflite, "hold", lambda model: model)
+def test_a_file_of_nans_is_removed(monkeypatch, tmp_path):
+    monkeypatch.setattr(export.tflite, "collect_variables", lambda model: model)
     with pytest.raises(RuntimeError, match="not finite|other probabilities than small"):  # as memory is
         export.to_tflite(make_small(), tmp_path / "new")
     assert not [*tmp_path.iterdir()]
@@ -133,21 +133,21 @@ def test_a_model_with_nans_is_refused(tmp_path):
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, OSError])
 @pytest.mark.parametrize("kind", WRITERS)
-def test_a_failure_leaves_the_old_file_and_nothing_else(small, monkeypatch, tmp_path, kind, error):
+def test_a_failure_keeps_the_old_file_and_leaves_no_other_files(small, monkeypatch, tmp_path, kind, error):
     WRITERS[kind](small, tmp_path / "old")
     before = content(tmp_path)
 
     def fail(*_):
         raise error
 
-    monkeypatch.setattr(getattr(export, kind), "compare", fail)
+    monkeypatch.setattr(getattr(export, kind), "check_exact", fail)
     with pytest.raises(error):
         WRITERS[kind](small, tmp_path / "old", overwrite=True)
     assert content(tmp_path) == before
     assert [*tmp_path.iterdir()] == [tmp_path / "old"]
 
 
-def test_a_saved_model_that_cannot_be_renamed_leaves_the_old_one(small, monkeypatch, tmp_path):
+def test_a_saved_model_that_cannot_be_moved_leaves_the_old_one(small, monkeypatch, tmp_path):
     export.to_saved_model(small, tmp_path / "old")
     before, replace = content(tmp_path), os.replace
 
@@ -163,7 +163,7 @@ def test_a_saved_model_that_cannot_be_renamed_leaves_the_old_one(small, monkeypa
     assert [*tmp_path.iterdir()] == [tmp_path / "old"]
 
 
-def test_a_full_disk_is_an_error_of_the_operating_system(small, monkeypatch, tmp_path):
+def test_a_full_disk_is_an_os_error(small, monkeypatch, tmp_path):
     def fail(*_, **__):
         raise tf.errors.ResourceExhaustedError(None, None, "No space left on device")
 
@@ -174,7 +174,7 @@ def test_a_full_disk_is_an_error_of_the_operating_system(small, monkeypatch, tmp
 
 
 @pytest.mark.parametrize("kind", WRITERS)
-def test_what_exists_is_replaced_only_when_told(small, tmp_path, kind):
+def test_an_existing_export_is_replaced_only_with_overwrite(small, tmp_path, kind):
     path = tmp_path / "old"
     WRITERS[kind](make_small(layer=keras.layers.Rescaling(2.0)), path)
     before = content(path)
@@ -183,11 +183,11 @@ def test_what_exists_is_replaced_only_when_told(small, tmp_path, kind):
     assert content(path) == before
     WRITERS[kind](small, path, overwrite=True)
     assert {*content(tmp_path)} == {*before}
-    np.testing.assert_allclose(LOADERS[kind](path)(random_images(3)), small(random_images(3)), atol=1e-5)
+    np.testing.assert_allclose(load(kind, path)(random_images(3)), small(random_images(3)), atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", WRITERS)
-def test_a_folder_of_other_things_is_never_replaced(small, tmp_path, kind):
+def test_a_folder_with_other_files_is_never_replaced(small, tmp_path, kind):
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "chapter").write_text("one")
     with pytest.raises(FileExistsError, match="something else"):
@@ -196,7 +196,7 @@ def test_a_folder_of_other_things_is_never_replaced(small, tmp_path, kind):
 
 
 @pytest.mark.parametrize("kind", WRITERS)
-def test_who_may_read_a_new_file_may_read_an_export(small, tmp_path, kind):
+def test_an_export_has_the_permissions_of_a_new_file(small, tmp_path, kind):
     path = tmp_path / "new"
     WRITERS[kind](small, path)
     usual = tmp_path / "usual"
@@ -209,16 +209,14 @@ def test_the_example_in_the_help_of_a_script_runs_as_printed(small, tmp_path, sc
     (tmp_path / "export").symlink_to(ROOT / "export")
     (tmp_path / "runs/efficientnet-b0").mkdir(parents=True)
     small.save(tmp_path / "runs/efficientnet-b0/model.keras")
-    _, printed, imports = run("-X", "importtime", f"export/{script}.py", "--help", cwd=tmp_path)
-    assert not [line for line in imports if "tensorflow" in line]  # the help comes at once
-    [example] = [line.strip() for line in printed if line.strip().startswith("python export/")]
+    [example] = [line for line in run_help(f"export/{script}.py") if line.startswith("python export/")]
     code, lines, errors = run(*shlex.split(example)[1:], cwd=tmp_path)
     assert (code, errors) == (0, [])
     output = example.rpartition("--output=")[2]
     assert lines[0].startswith(f"| file                        | {Path(output).name}, ")
     assert any(re.match(r"\| agreement with the model    \| 100.00 % +\|", line) for line in lines)
     assert (tmp_path / f"{output}.report.json").is_file()
-    probabilities = LOADERS[script.removeprefix("to_")](tmp_path / output)(random_images(3))
+    probabilities = load(script.removeprefix("to_"), tmp_path / output)(random_images(3))
     np.testing.assert_allclose(probabilities, small(random_images(3)), atol=1e-4)  # the example for TFLite is float16
 
 
@@ -226,11 +224,11 @@ def test_the_example_in_the_help_of_a_script_runs_as_printed(small, tmp_path, sc
     ("script", "options", "message"),
     [
         ("to_tflite", "--model=absent.keras --output=new", "There is no file 'absent.keras'"),
-        ("to_saved_model", "--model=bad.keras --output=new", "bad.keras is not a whole .keras file"),
+        ("to_saved_model", "--model=bad.keras --output=new", "bad.keras is not a complete .keras file"),
         ("to_tflite", "--model=small.keras --output=bad.keras", "bad.keras exists. Choose another path"),
     ],
 )
-def test_a_mistake_of_the_user_is_one_clear_line(small, tmp_path, script, options, message):
+def test_a_mistake_of_the_user_is_one_line(small, tmp_path, script, options, message):
     (tmp_path / "bad.keras").write_bytes(b"PK\x03\x04 and then no more")
     small.save(tmp_path / "small.keras")
     code, lines, errors = run(ROOT / f"export/{script}.py", *options.split(), cwd=tmp_path)
@@ -251,9 +249,8 @@ def test_an_adapted_normalisation_keeps_its_numbers_in_every_format(tmp_path):
     export.to_tflite(model, tmp_path / "file.tflite")
     export.to_onnx(model, tmp_path / "file.onnx")
     export.to_openvino(model, tmp_path / "openvino")
-    for load, name in ((export.load_tflite, "file.tflite"), (export.load_onnx, "file.onnx")):
-        np.testing.assert_allclose(load(tmp_path / name)(images), expected, atol=1e-5)
-    np.testing.assert_allclose(export.load_openvino(tmp_path / "openvino")(images), expected, atol=1e-5)
+    for kind, name in (("tflite", "file.tflite"), ("onnx", "file.onnx"), ("openvino", "openvino")):
+        np.testing.assert_allclose(load(kind, tmp_path / name)(images), expected, atol=1e-5)
 
 
 def test_a_model_with_a_loop_inside_is_exported(tmp_path):
@@ -265,7 +262,7 @@ def test_a_model_with_a_loop_inside_is_exported(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["tflite", "onnx"])
-def test_an_operation_that_a_format_lacks_is_one_clear_line(tmp_path, kind):
+def test_an_unsupported_operation_is_one_line(tmp_path, kind):
     image = keras.Input((32, 32, 3))
     strange = keras.ops.erfinv(keras.ops.tanh(image)) if kind == "tflite" else keras.ops.fft2((image, image))[0]
     top = keras.layers.Dense(4, "softmax")(keras.layers.GlobalMaxPooling2D()(strange))
@@ -296,19 +293,19 @@ def test_a_folder_with_more_than_a_saved_model_is_not_replaced(tmp_path):
     assert (tmp_path / "mine/thesis.txt").read_text() == "precious"
 
 
-def test_what_is_rejected_replaces_nothing_of_the_user_s(tmp_path):
+def test_a_rejected_file_replaces_no_file_of_the_user(tmp_path):
     (tmp_path / "new.rejected").mkdir()
     (tmp_path / "new.rejected/mine.txt").write_text("precious")
     for _ in range(2):
-        with pytest.raises(export.Rejected, match=r"new\.rejected-1"):
+        with pytest.raises(export.RejectedFileError, match=r"new\.rejected-1"):
             with export.replacing(tmp_path / "new", False, is_ours=Path.is_file) as new:
                 new.write_text("bad")
-                raise export.Rejected("No good.")
+                raise export.RejectedFileError("No good.")
     assert (tmp_path / "new.rejected/mine.txt").read_text() == "precious"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["new.rejected", "new.rejected-1"]
 
 
-def test_a_script_without_a_guard_is_not_run_anew_by_what_times_files(tmp_path):
+def test_timing_does_not_run_the_main_script_again(tmp_path):
     model = make_small()
     model.save(tmp_path / "model.keras")
     (tmp_path / "script.py").write_text(

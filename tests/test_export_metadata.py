@@ -1,4 +1,4 @@
-"""MediaPipe's ImageClassifier takes the files as they are, and names the class that the model chooses."""
+"""MediaPipe's ImageClassifier reads the files, and predicts the class that the model predicts."""
 
 import io
 import zipfile
@@ -56,7 +56,7 @@ def classified(folder, run_python):
 
 
 @pytest.mark.parametrize(("quantize", "input_dtype"), FILES)
-def test_mediapipe_names_the_class_that_the_model_chooses(network, classified, quantize, input_dtype):
+def test_mediapipe_predicts_the_class_of_the_model(network, classified, quantize, input_dtype):
     probabilities = np.asarray(network(PICTURES, training=False))
     expected = probabilities.argmax(axis=1)
     rows = classified[f"{quantize}-{input_dtype}"]
@@ -66,19 +66,19 @@ def test_mediapipe_names_the_class_that_the_model_chooses(network, classified, q
         np.testing.assert_allclose([float(score) for _, score, _ in rows], probabilities.max(axis=1), atol=1e-4)
 
 
-def test_mediapipe_takes_a_file_without_labels_and_gives_the_number_of_the_class(network, classified):
+def test_mediapipe_gives_class_numbers_for_a_file_without_labels(network, classified):
     expected = np.asarray(network(PICTURES, training=False)).argmax(axis=1)
     assert [int(index) for index, *_ in classified["unlabelled"]] == expected.tolist()
     assert {name for *_, name in classified["unlabelled"]} <= {"", "None"}
 
 
-def test_labels_are_a_file_in_the_file(folder):
+def test_labels_are_a_zip_entry_of_the_file(folder):
     with zipfile.ZipFile(folder / "none-float32") as archive:
         assert archive.read("labels.txt").decode().splitlines() == LABELS
     assert not zipfile.is_zipfile(folder / "unlabelled")
 
 
-def test_the_same_metadata_are_the_same_bytes(folder):
+def test_metadata_are_reproducible(folder):
     content = (folder / "unlabelled").read_bytes()
     assert add_metadata(content, "name", LABELS) == add_metadata(content, "name", LABELS)
     with zipfile.ZipFile(io.BytesIO(add_metadata(content, "name", ["one", "zw\u00f6lf"]))) as archive:

@@ -1,4 +1,4 @@
-"""The report on an exported file: figures against those of NumPy, and files that are not good enough."""
+"""The report on an exported file against NumPy's numbers, and files that agree too little."""
 
 import functools
 import json
@@ -6,20 +6,13 @@ import re
 
 import numpy as np
 import pytest
-from support.exports import make_small
+from support.exports import WRITERS, make_small
 from support.images import random_images
 
 from keras_efficientnet import export
 from keras_efficientnet.export.images import Images
-from keras_efficientnet.export.measurement import RUNTIMES, measured, table
+from keras_efficientnet.export.measurement import format_report, write_measured
 from keras_efficientnet.models import make_model
-
-WRITERS = {
-    "saved_model": export.to_saved_model,
-    "tflite": export.to_tflite,
-    "onnx": export.to_onnx,
-    "openvino": export.to_openvino,
-}
 
 
 @pytest.fixture(scope="module")
@@ -35,13 +28,13 @@ def images(small):
     return Images(pixels, (choices + (np.arange(40) % 4 == 0)) % 10, "40 random images")
 
 
-def test_every_exporter_has_its_runtime():
-    assert set(WRITERS) == set(RUNTIMES)
+def test_every_exporter_is_in_the_table_of_formats():
+    assert set(WRITERS) == set(export.FORMATS)
 
 
 @pytest.mark.parametrize("kind", WRITERS)
 def test_a_float_file_is_reported_as_good_as_its_model(small, images, tmp_path, kind):
-    report = measured(functools.partial(WRITERS[kind], small), small, tmp_path / "new", kind, images)
+    report = write_measured(functools.partial(WRITERS[kind], small), small, tmp_path / "new", kind, images)
     assert report.agreement == 1.0
     assert report.accuracy == report.model_accuracy == 0.75
     assert 0 <= report.mean_difference <= report.max_difference < 1e-5
@@ -51,8 +44,8 @@ def test_a_float_file_is_reported_as_good_as_its_model(small, images, tmp_path, 
     assert report.stored.startswith("float32" if kind != "tflite" else "weights ")
     written = json.loads((tmp_path / "new.report.json").read_text())
     assert written["agreement"] == 1.0 and written["images"] == "40 random images"
-    assert (tmp_path / "new.report.md").read_text() == table(report) + "\n"
-    assert "| 100.00 %" in table(report) and "75.00 %; of the model 75.00 %" in table(report)
+    assert (tmp_path / "new.report.md").read_text() == format_report(report) + "\n"
+    assert "| 100.00 %" in format_report(report) and "75.00 %; of the model 75.00 %" in format_report(report)
 
 
 def shift(model, classes):
@@ -64,14 +57,19 @@ def shift(model, classes):
     return other
 
 
-def test_a_file_that_chooses_otherwise_is_kept_aside_with_its_report(small, images, tmp_path):
+def test_a_file_with_other_predictions_is_kept_aside_with_its_report(small, images, tmp_path):
     path = tmp_path / "new.tflite"
     path.write_bytes(b"old")
-    with pytest.raises(export.Rejected, match=r"new.tflite chooses .* 0.00 % of 40 .* 99 % .*aside: .*rejected"):
-        measured(functools.partial(export.to_tflite, shift(small, 1)), small, path, "tflite", images, overwrite=True)
+    write = functools.partial(export.to_tflite, shift(small, 1))
+    message = r"new.tflite predicts .* 0.00 % of 40 .* 99 % .*aside: .*rejected"
+    with pytest.raises(export.RejectedFileError, match=message):
+        write_measured(write, small, path, "tflite", images, overwrite=True)
     assert path.read_bytes() == b"old"
     assert {file.name for file in tmp_path.iterdir()} == {
-        *("new.tflite", "new.tflite.rejected", "new.tflite.report.json", "new.tflite.report.md")
+        "new.tflite",
+        "new.tflite.rejected",
+        "new.tflite.report.json",
+        "new.tflite.report.md",
     }
     np.testing.assert_allclose(
         export.load_tflite(tmp_path / "new.tflite.rejected")(images.pixels), shift(small, 1)(images.pixels), atol=1e-5
@@ -79,9 +77,9 @@ def test_a_file_that_chooses_otherwise_is_kept_aside_with_its_report(small, imag
     assert json.loads((tmp_path / "new.tflite.report.json").read_text())["agreement"] == 0
 
 
-def test_the_bar_can_be_chosen(small, images, tmp_path):
+def test_the_required_agreement_can_be_set(small, images, tmp_path):
     write = functools.partial(export.to_tflite, shift(small, 1))
-    report = measured(write, small, tmp_path / "new", "tflite", images, least_agreement=0.0)
+    report = write_measured(write, small, tmp_path / "new", "tflite", images, least_agreement=0.0)
     assert report.agreement == 0 and (tmp_path / "new").is_file()
 
 
@@ -91,31 +89,31 @@ def test_a_failure_of_the_exporter_leaves_no_report(small, images, tmp_path):
         raise OSError("disk full")
 
     with pytest.raises(OSError, match="disk full"):
-        measured(fail, small, tmp_path / "new", "tflite", images)
+        write_measured(fail, small, tmp_path / "new", "tflite", images)
     assert not [*tmp_path.iterdir()]
 
 
-def test_images_without_right_classes_give_no_accuracy(small, images, tmp_path):
+def test_images_without_true_classes_give_no_accuracy(small, images, tmp_path):
     write = functools.partial(export.to_tflite, small)
-    report = measured(write, small, tmp_path / "new", "tflite", images._replace(labels=None))
+    report = write_measured(write, small, tmp_path / "new", "tflite", images._replace(labels=None))
     assert report.accuracy is report.model_accuracy is None
-    assert "the right classes are not known" in table(report)
+    assert "the true classes are unknown" in format_report(report)
 
 
-def test_the_report_says_what_was_quantised(tiny, tmp_path):
+def test_the_report_has_the_bytes_that_were_quantized(tiny, tmp_path):
     """Of the tiny network's parameters most are in kernels, which dynamic range quantisation stores in a byte each."""
     model = make_model(tiny, classes=10)
-    pixels = random_images(40)
+    images = Images(pixels=random_images(40), labels=None, origin="some")
     write = functools.partial(export.to_tflite, model, quantize="dynamic")
-    report = measured(write, model, tmp_path / "new", "tflite", Images(pixels, None, "some"), least_agreement=0.5)
+    report = write_measured(write, model, tmp_path / "new", "tflite", images, least_agreement=0.5)
     size = float(re.search(r"([\d.]+) MB int8", report.stored)[1]) * 1e6
     kernels = sum(layer.kernel.shape.num_elements() for layer in model.layers if hasattr(layer, "kernel"))
     assert 0.7 * kernels < size <= 1.01 * kernels
 
 
 @pytest.mark.parametrize("share", [float("nan"), 1.1, -0.1])
-def test_a_bar_that_is_no_share_is_refused(small, images, tmp_path, share):
+def test_a_required_agreement_that_is_no_share_is_refused(small, images, tmp_path, share):
     write = functools.partial(export.to_tflite, small)
     with pytest.raises(ValueError, match="must be a share, from 0 to 1"):
-        measured(write, small, tmp_path / "new", "tflite", images, least_agreement=share)
+        write_measured(write, small, tmp_path / "new", "tflite", images, least_agreement=share)
     assert not [*tmp_path.iterdir()]

@@ -1,4 +1,4 @@
-"""What a run or a name tells an exporter: the names of the classes, how pictures are resized; the script that asks."""
+"""What exporters learn from a run or a name: class names, resizing; and the script."""
 
 import json
 import os
@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from conftest import ROOT
-from support.exports import LABELS, Dice, make_small, run
+from support.exports import LABELS, RandomNoise, make_small
 from support.images import jpeg, random_images
+from support.scripts import run
 
 from keras_efficientnet import export
 from keras_efficientnet.models import make_model
 from keras_efficientnet.preprocessing import image_for_evaluation
+from keras_efficientnet.runs import find_run
 
 
 @pytest.fixture(scope="module")
@@ -29,23 +31,23 @@ def small():
         ("efficientnetcondconvb0_4e", "bicubic"),
     ],
 )
-def test_the_name_of_a_network_tells_how_pictures_are_resized(name, interpolation):
+def test_the_name_of_a_network_determines_the_resizing(name, interpolation):
     inner = make_small(name=name)
     for model in (inner, keras.Sequential([keras.Input((32, 32, 3)), inner], name="mine")):
         found = export.find_reader(model)(jpeg())
         np.testing.assert_array_equal(found, image_for_evaluation(jpeg(), 32, interpolation=interpolation))
 
 
-def test_a_run_tells_how_pictures_are_resized(small, tmp_path):
+def test_the_options_of_a_run_determine_the_resizing(small, tmp_path):
     options = {"crop_fraction": 1.0, "interpolation": "bilinear", "half_pixel_centers": True}
     (tmp_path / "config.json").write_text(json.dumps(options | {"model_name": "efficientnet-b0", "recipe": "official"}))
     expected = image_for_evaluation(jpeg(), 32, **options)
     for path in (tmp_path, tmp_path / "model.keras"):
-        np.testing.assert_array_equal(export.find_reader(small, path)(jpeg()), expected)
-    assert np.abs(export.find_reader(small, tmp_path / "other.keras")(jpeg()) - expected).max() > 1
+        np.testing.assert_array_equal(export.find_reader(small, find_run(path))(jpeg()), expected)
+    assert np.abs(export.find_reader(small, find_run(tmp_path / "other.keras"))(jpeg()) - expected).max() > 1
 
 
-def test_pictures_are_not_taken_where_nobody_can_tell_how(tiny, small, tmp_path):
+def test_there_is_no_reader_if_the_resizing_is_unknown(tiny, small, tmp_path):
     for shape in ((32, 48, 3), (32, 32, 1), (None, None, 3)):
         assert export.find_reader(make_small(shape=shape)) is None
     assert export.find_reader(make_model(tiny, classes=10, include_preprocessing=False)) is None
@@ -56,7 +58,7 @@ def test_pictures_are_not_taken_where_nobody_can_tell_how(tiny, small, tmp_path)
     assert not [*tmp_path.iterdir()]
 
 
-def test_the_script_takes_labels_and_pixels_from_the_run(small, tmp_path):
+def test_the_script_uses_labels_and_resizing_of_the_run(small, tmp_path):
     small.save(tmp_path / "model.keras")
     (tmp_path / "labels.txt").write_text("".join(f"{label}\n" for label in LABELS))
     (tmp_path / "config.json").write_text(json.dumps({"model_name": "efficientnet-lite0", "recipe": "official"}))
@@ -83,15 +85,15 @@ def test_the_script_writes_a_feature_vector(small, tmp_path):
     [
         (
             "--model=custom.keras",
-            "custom.keras is not a whole .keras file of a known network: Could not locate class 'Di",
+            "custom.keras is not a complete .keras file of a known network: Could not locate class 'Ran",
         ),
         ("--model=small.keras --labels=names.txt", "`labels` must name the 10 classes of small. Received: 3 names."),
         ("--model=small.keras --labels=absent.txt", "There is no file 'absent.txt' with the names of the classes."),
     ],
 )
-def test_a_mistake_is_one_clear_line(small, tmp_path, options, message):
+def test_a_mistake_of_the_user_is_one_line(small, tmp_path, options, message):
     small.save(tmp_path / "small.keras")
-    make_small(layer=Dice()).save(tmp_path / "custom.keras")
+    make_small(layer=RandomNoise()).save(tmp_path / "custom.keras")
     (tmp_path / "names.txt").write_text("one\ntwo\nthree\n")
     code, lines, errors = run(ROOT / "export/to_saved_model.py", *options.split(), "--output=new", cwd=tmp_path)
     assert (code, lines, len(errors)) == (1, [], 1), errors
@@ -99,6 +101,12 @@ def test_a_mistake_is_one_clear_line(small, tmp_path, options, message):
     assert not (tmp_path / "new").exists()
 
 
-def test_a_mark_that_windows_puts_before_a_text_is_no_part_of_a_name(tmp_path):
+def test_a_byte_order_mark_is_no_part_of_a_class_name(tmp_path):
     (tmp_path / "labels.txt").write_bytes(b"\xef\xbb\xbfcat\r\ndog\r\n")
     assert export.read_labels(tmp_path / "labels.txt") == ["cat", "dog"]
+
+
+def test_an_option_that_a_format_does_not_have_is_an_error(small, tmp_path):
+    small.save(tmp_path / "small.keras")
+    with pytest.raises(ValueError, match="ONNX files have no option `quantize`. Received: quantize='int8'. Choose"):
+        export.export_file(tmp_path / "small.keras", tmp_path / "new", "onnx", options=export.Options(quantize="int8"))

@@ -1,4 +1,4 @@
-"""A SavedModel in the hands of those who take it: TensorFlow alone, its Hub, its command line, Keras."""
+"""A SavedModel as its users run it: TensorFlow alone, TensorFlow Hub, the command line, Keras."""
 
 import io
 import os
@@ -13,6 +13,7 @@ import tensorflow as tf
 from PIL import Image
 from support.exports import LABELS, enliven, make_small
 from support.images import jpeg, random_images, smooth
+from support.scripts import run_module
 
 from keras_efficientnet import export
 from keras_efficientnet.architectures import VARIANTS
@@ -150,12 +151,12 @@ def test_a_saved_model_gives_the_same_probabilities_without_this_package(model, 
     np.testing.assert_allclose(elsewhere[f"call_{count}"], expected, atol=1e-5)
 
 
-def test_a_saved_model_is_called_for_inference_unless_told_otherwise(elsewhere):
+def test_a_saved_model_runs_inference_by_default(elsewhere):
     np.testing.assert_array_equal(elsewhere["call_3"], elsewhere["inference"])
     assert np.abs(elsewhere["training"] - elsewhere["inference"]).max() > 1e-3
 
 
-def test_the_signature_gives_probabilities_and_the_likeliest_classes(model, elsewhere):
+def test_the_signature_gives_probabilities_and_the_most_probable_classes(model, elsewhere):
     expected = np.asarray(model(random_images(3), training=False))
     best = np.argsort(-expected, axis=1)[:, :5]
     np.testing.assert_allclose(elsewhere["probabilities"], expected, atol=1e-5)
@@ -166,7 +167,7 @@ def test_the_signature_gives_probabilities_and_the_likeliest_classes(model, else
     assert elsewhere["top_5_labels"].tolist() == [[LABELS[index].encode() for index in row] for row in best]
 
 
-def test_pictures_of_any_kind_and_size_are_seen_as_in_evaluation(model, saved_model, elsewhere):
+def test_images_of_any_kind_and_size_are_read_as_in_evaluation(model, saved_model, elsewhere):
     pixels = decoded(make_pictures())
     expected = np.asarray(model(pixels, training=False))
     assert np.std(expected, axis=0).max() > 0.03  # they are told apart
@@ -178,7 +179,7 @@ def test_pictures_of_any_kind_and_size_are_seen_as_in_evaluation(model, saved_mo
     assert outputs["top_5_labels"][:, 0].tolist() == [LABELS[index].encode() for index in expected.argmax(axis=1)]
 
 
-def test_labels_travel_with_the_saved_model(elsewhere):
+def test_a_saved_model_contains_the_labels(elsewhere):
     assert elsewhere["labels"].tolist() == LABELS
 
 
@@ -194,7 +195,7 @@ def test_the_losses_are_half_the_squares_of_the_kernels(model, elsewhere):
     np.testing.assert_allclose(elsewhere["losses"], [1e-5 * (kernel**2).sum() / 2 for kernel in kernels], rtol=1e-5)
 
 
-def test_a_saved_model_can_be_trained_on(elsewhere):
+def test_a_saved_model_can_be_trained(elsewhere):
     assert elsewhere["without_gradient"] == 0
     assert np.abs(elsewhere["after_training"] - elsewhere["inference"]).max() > 1e-4  # the moving statistics moved
 
@@ -205,16 +206,23 @@ def test_a_saved_model_stores_each_variable_once(model, saved_model):
     assert parameters < stored < 1.1 * parameters
 
 
-@pytest.mark.parametrize("experts", [0, 4])
-@pytest.mark.parametrize("training", [False, True])
-def test_gradients_are_those_of_the_model(tiny, tmp_path, caplog, experts, training):
-    row = VARIANTS["efficientnet-condconv-b0-4e"]._replace(width=0.25, depth=0.1) if experts else tiny
-    model = make_model(row, classes=10, input_shape=(32, 32, 3))
+@pytest.fixture(scope="module", params=[0, 4], ids=["no_experts", "experts"])
+def trainable(request, tiny, tmp_path_factory):
+    """A model and the path of its SavedModel."""
+    row = VARIANTS["efficientnet-condconv-b0-4e"]._replace(width=0.25) if request.param else tiny
+    model = make_model(row._replace(depth=0.1), classes=10, input_shape=(32, 32, 3))
     keras.utils.set_random_seed(1)
     enliven(model)
-    export.to_saved_model(model, tmp_path / "new")
-    loaded = tf.saved_model.load(os.fspath(tmp_path / "new"))
-    assert not caplog.records  # as that gradients of its own would be missing
+    path = tmp_path_factory.mktemp("trainable") / "new"
+    export.to_saved_model(model, path)
+    return model, path
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_gradients_are_those_of_the_model(trainable, caplog, training):
+    model, path = trainable
+    loaded = tf.saved_model.load(os.fspath(path))
+    assert not caplog.records  # for example a warning that a custom gradient is missing
     images, labels = random_images(8), np.arange(8)
 
     def gradients(function, variables):
@@ -231,7 +239,7 @@ def test_gradients_are_those_of_the_model(tiny, tmp_path, caplog, experts, train
         np.testing.assert_allclose(one, other, atol=1e-6 * scale)
 
 
-def test_hub_loads_it(model, hub):
+def test_tensorflow_hub_loads_and_trains_a_saved_model(model, hub):
     np.testing.assert_allclose(hub["loaded"], model(random_images(8), training=False), atol=1e-5)
     np.testing.assert_allclose(hub["classifier_outputs"], hub["loaded"], atol=1e-6)
 
@@ -266,10 +274,10 @@ def test_saved_model_cli_runs_both_signatures(model, saved_model, tmp_path, sign
 
 
 def cli(command, saved_model, *options, cwd):
-    arguments = ["-m", "tensorflow.python.tools.saved_model_cli", command, "--dir", saved_model, "--tag_set=serve"]
-    done = subprocess.run([sys.executable, *arguments, *options], cwd=cwd, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    arguments = (command, "--dir", saved_model, "--tag_set=serve", *options)
+    code, lines, errors = run_module("tensorflow.python.tools.saved_model_cli", *arguments, cwd=cwd)
+    assert code == 0, errors
+    return "\n".join(lines)
 
 
 def test_saved_model_cli_shows_names_and_shapes(saved_model, tmp_path):
@@ -285,13 +293,13 @@ def test_keras_takes_it_as_a_layer(model, saved_model):
     np.testing.assert_allclose(found["probabilities"], model(random_images(2), training=False), atol=1e-5)
 
 
-@pytest.mark.parametrize("shape", [(2, 32, 32), (1, 50, 81), (3, 96, 64)])
-def test_a_feature_vector_takes_images_of_any_size(tiny, model, features, shape):
-    free = make_model(tiny, include_top=False, pooling="avg", input_shape=(None, None, 3))
-    free.set_weights(model.get_weights()[:-2])
-    found = export.load_saved_model(features)(random_images(*shape))
-    expected = np.asarray(free(random_images(*shape), training=False))
-    np.testing.assert_allclose(found, expected, atol=1e-5 * np.abs(expected).max())
+def test_a_feature_vector_takes_images_of_any_size(tiny, model, features):
+    any_size = make_model(tiny, include_top=False, pooling="avg", input_shape=(None, None, 3))
+    any_size.set_weights(model.get_weights()[:-2])
+    network = export.load_saved_model(features)
+    for shape in ((2, 32, 32), (1, 50, 81), (3, 96, 64)):
+        expected = np.asarray(any_size(random_images(*shape), training=False))
+        np.testing.assert_allclose(network(random_images(*shape)), expected, atol=1e-5 * np.abs(expected).max())
 
 
 def test_a_network_that_ends_in_its_pooling_is_a_feature_vector(tiny, tmp_path):
@@ -332,13 +340,13 @@ def test_a_saved_model_of_free_size_takes_images_of_any_size(tmp_path):
         (b"", "empty"),
     ],
 )
-def test_a_broken_picture_fails_the_call_in_words(saved_model, broken, message):
+def test_a_broken_image_fails_the_call_with_a_clear_error(saved_model, broken, message):
     serve = tf.saved_model.load(os.fspath(saved_model)).signatures["image_bytes"]
     with pytest.raises(tf.errors.InvalidArgumentError, match=message):
         serve(tf.constant([jpeg(), broken]))
 
 
-def test_of_three_classes_three_are_named(tmp_path):
+def test_a_network_of_three_classes_names_three(tmp_path):
     model = make_small(classes=3)
     export.to_saved_model(model, tmp_path / "new", labels=["one", "two", "three"])
     outputs = tf.saved_model.load(os.fspath(tmp_path / "new")).signatures["serving_default"](inputs=random_images(2))
@@ -349,13 +357,13 @@ def test_of_three_classes_three_are_named(tmp_path):
 @pytest.mark.parametrize(
     ("labels", "message"), [(["one"] * 9, "10 classes"), (["one"] * 9 + ["o\nne"], "line"), ([""] * 10, "line")]
 )
-def test_labels_that_do_not_fit_are_refused(small, tmp_path, labels, message):
+def test_labels_that_do_not_match_the_classes_are_refused(small, tmp_path, labels, message):
     with pytest.raises(ValueError, match=message):
         export.to_saved_model(small, tmp_path / "new", labels=labels)
     assert not [*tmp_path.iterdir()]
 
 
-def test_what_has_no_features_is_refused(tmp_path):
+def test_a_model_without_features_is_refused(tmp_path):
     row = VARIANTS["efficientnet-condconv-b0-4e"]._replace(width=0.25, depth=0.1)
     bare = make_model(row, include_top=False, input_shape=(32, 32, 3))  # its last pooling is of a routing
     for model in (bare, keras.Sequential([keras.Input((32, 32, 3)), make_small()])):

@@ -1,4 +1,4 @@
-"""The folder of a web page: its files, policy and resizing against TensorFlow; the runtime; failures; the script."""
+"""The folder of the web page: files, policy, resizing against TensorFlow; the runtime; failures; the script."""
 
 import base64
 import dataclasses
@@ -18,14 +18,16 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from playwright._impl._driver import compute_driver_executable
-from support.exports import content, make_small, run
+from support.exports import content, make_small
 from support.images import random_images
+from support.scripts import run, run_help
 from support.servers import Server
 
 from keras_efficientnet import export
 from keras_efficientnet.export import npm
 from keras_efficientnet.preprocessing import image_for_evaluation, make_reader
 from keras_efficientnet.recipes import make_config
+from keras_efficientnet.runs import RunFolder
 from keras_efficientnet.training.state import make_variant
 
 ROOT = Path(__file__).parent.parent
@@ -91,7 +93,7 @@ def test_the_page_crops_and_resizes_as_evaluation_does(tmp_path, height, width, 
     np.testing.assert_allclose(pixels, expected, rtol=0, atol=2e-4)  # of 255
 
 
-def test_the_folder_has_the_model_its_labels_the_page_and_both_builds_of_the_runtime(small, tmp_path, export_small):
+def test_the_folder_has_model_labels_page_and_both_builds_of_the_runtime(small, tmp_path, export_small):
     difference = export_small(labels=LABELS)
     files = {str(file.relative_to(tmp_path / "page")) for file in content(tmp_path / "page")}
     builds = {f"runtime/wasm/litert_wasm{kind}_internal.{end}" for kind in ("", "_compat") for end in ("js", "wasm")}
@@ -121,7 +123,7 @@ class Reader(html.parser.HTMLParser):
         self.text.setdefault((tag, attributes.get("type")), data)
 
 
-def test_the_policy_of_the_page_allows_its_own_server_alone_and_nothing_inline(tmp_path, export_small):
+def test_the_policy_of_the_page_allows_its_own_server_only_and_nothing_inline(tmp_path, export_small):
     export_small()
     page = Reader((tmp_path / "page/index.html").read_text("utf-8"))
     [policy] = [given["content"] for _, given in page.elements if given.get("http-equiv") == "Content-Security-Policy"]
@@ -143,7 +145,7 @@ def test_the_policy_of_the_page_allows_its_own_server_alone_and_nothing_inline(t
             assert (tmp_path / "page" / given[name]).is_file() or given[name] == "http://localhost:8000"
 
 
-def test_a_title_is_text_whatever_is_in_it(tmp_path, export_small):
+def test_a_title_is_escaped(tmp_path, export_small):
     title = "Cats & <script>dogs</script> for $5"
     export_small(title=title)
     page = (tmp_path / "page/index.html").read_text("utf-8")
@@ -166,11 +168,11 @@ def test_classes_without_names_are_numbered(tmp_path, export_small):
         {"recipe": "nvidia", "crop_fraction": 0.8},
     ],
 )
-def test_what_a_run_says_of_its_pictures_gives_the_pixels_of_its_evaluation(tmp_path, options):
+def test_the_resampling_of_a_run_gives_the_pixels_of_its_evaluation(tmp_path, options):
     config = make_config(model_dir=str(tmp_path), **options)
     (tmp_path / "config.json").write_text(json.dumps(dataclasses.asdict(config)))
     variant = make_variant(config)
-    found = export.find_resampling(make_small(shape=(variant.resolution, variant.resolution, 3)), tmp_path)
+    found = export.find_resampling(make_small(shape=(variant.resolution, variant.resolution, 3)), RunFolder(tmp_path))
     data = tf.io.encode_png(np.random.default_rng(0).integers(0, 256, (301, 400, 3), dtype="uint8"))
     expected = make_reader(config, variant)(data)
     np.testing.assert_array_equal(image_for_evaluation(data, variant.resolution, **found), expected)
@@ -187,28 +189,28 @@ def test_what_a_run_says_of_its_pictures_gives_the_pixels_of_its_evaluation(tmp_
         ((32, 32, 3), {"interpolation": "nearest"}, "bicubic, bilinear.*nearest"),
     ],
 )
-def test_what_no_page_can_show_is_refused(tmp_path, packages, shape, options, message):
+def test_a_model_or_option_that_the_page_does_not_support_is_refused(tmp_path, packages, shape, options, message):
     with pytest.raises(ValueError, match=message):
         export.to_web(make_small(shape=shape), tmp_path / "page", runtime=packages, **options)
     assert not (tmp_path / "page").exists()
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, OSError])
-def test_a_failure_leaves_the_old_page_and_nothing_else(monkeypatch, tmp_path, export_small, error):
+def test_a_failure_keeps_the_old_page_and_leaves_no_other_files(monkeypatch, tmp_path, export_small, error):
     export_small()
     before = content(tmp_path)
 
     def fail(*_, **__):
         raise error
 
-    monkeypatch.setattr(export.tflite, "compare", fail)
+    monkeypatch.setattr(export.tflite, "check_exact", fail)
     with pytest.raises(error):
         export_small(overwrite=True)
     assert content(tmp_path) == before
     assert {*tmp_path.iterdir()} == {tmp_path / "page", tmp_path / "packages"}
 
 
-def test_a_page_is_replaced_only_when_told(tmp_path, export_small):
+def test_a_page_is_replaced_only_with_overwrite(tmp_path, export_small):
     export_small(title="old")
     with pytest.raises(FileExistsError, match="--overwrite"):
         export_small(title="new")
@@ -219,7 +221,7 @@ def test_a_page_is_replaced_only_when_told(tmp_path, export_small):
     assert not (tmp_path / "page/stranger").exists()
 
 
-def test_a_folder_of_other_things_is_never_replaced(tmp_path, export_small):
+def test_a_folder_with_other_files_is_never_replaced(tmp_path, export_small):
     (tmp_path / "site").mkdir()
     (tmp_path / "site/index.html").write_text("mine")
     with pytest.raises(FileExistsError, match="something else"):
@@ -227,7 +229,7 @@ def test_a_folder_of_other_things_is_never_replaced(tmp_path, export_small):
     assert [file.name for file in content(tmp_path / "site")] == ["index.html"]
 
 
-def test_who_may_read_a_new_folder_may_read_the_page(tmp_path, export_small):
+def test_a_page_has_the_permissions_of_a_new_folder(tmp_path, export_small):
     export_small()
     (tmp_path / "usual").mkdir()
     assert (tmp_path / "page").stat().st_mode == (tmp_path / "usual").stat().st_mode
@@ -260,7 +262,7 @@ def registry(monkeypatch, tmp_path):
     server.stop()
 
 
-def test_the_runtime_comes_from_the_registry_once(registry, tmp_path):
+def test_the_runtime_is_downloaded_once(registry, tmp_path):
     assert npm.read_runtime() == FILES
     assert [path for _, path, _ in registry.requests] == [*registry.files]
     registry.stop()
@@ -268,7 +270,7 @@ def test_the_runtime_comes_from_the_registry_once(registry, tmp_path):
     assert {file.name for file in content(tmp_path)} == {"core-2.5.3.tgz", "wasm-utils-2.5.3.tgz"}
 
 
-def test_a_runtime_that_is_not_the_published_one_is_not_kept(registry, tmp_path):
+def test_a_runtime_that_is_not_the_published_one_is_removed(registry, tmp_path):
     name = [*registry.files][0]
     registry.files[name] += b"?"
     with pytest.raises(
@@ -278,7 +280,7 @@ def test_a_runtime_that_is_not_the_published_one_is_not_kept(registry, tmp_path)
     assert not content(tmp_path)
 
 
-def test_without_a_network_one_line_says_what_was_tried_and_what_to_do(registry, small, tmp_path):
+def test_a_failed_download_is_one_line_with_what_was_tried_and_what_to_do(registry, small, tmp_path):
     registry.stop()
     tried = rf"Tried {registry.url}/npm/@litertjs/core/-/core-2.5.3.tgz: URLError: .*refused"
     with pytest.raises(ConnectionError, match=rf"not in {tmp_path}/keras/npm\. {tried}.*npm pack.*--runtime=FOLDER"):
@@ -307,18 +309,18 @@ def test_a_folder_with_the_packed_runtime_needs_no_network(registry, tmp_path, n
         ),
         (
             lambda folder: (folder / "node_modules/@litertjs/core/dist/index.js").unlink(),
-            "not whole: dist/index.js not",
+            "is incomplete: dist/index.js not",
         ),
         (lambda folder: write_packages(folder / "node_modules", "9.1"), "version 9.1, the page needs 2.5.3"),
     ],
 )
-def test_a_folder_without_the_runtime_is_an_error_that_says_what_was_looked_for(packages, spoil, message):
+def test_a_folder_without_the_runtime_is_an_error_that_names_the_files(packages, spoil, message):
     spoil(packages)
     with pytest.raises((FileNotFoundError, ValueError), match=f"{message}.*npm pack"):
         npm.read_runtime(packages)
 
 
-def test_the_script_writes_a_page_for_a_run_and_says_how_to_look_at_it(small, tmp_path, packages):
+def test_the_script_writes_a_page_for_a_run_and_prints_how_to_open_it(small, tmp_path, packages):
     (tmp_path / "run").mkdir()
     small.save(tmp_path / "run/model.keras")
     (tmp_path / "run/labels.txt").write_text("".join(f"{label}\n" for label in LABELS))
@@ -326,7 +328,7 @@ def test_the_script_writes_a_page_for_a_run_and_says_how_to_look_at_it(small, tm
     code, lines, errors = run(ROOT / "export/to_web.py", *options.split(), cwd=tmp_path)
     assert (code, errors) == (0, [])
     assert re.fullmatch(r"page: 0\.0 MB; probabilities differ from the model's by up to \d\S*", lines[0])
-    assert lines[1:] == ["To look at it: python -m http.server -d page, then http://localhost:8000"]
+    assert lines[1:] == ["To open it: python -m http.server -d page, then http://localhost:8000"]
     assert (tmp_path / "page/labels.txt").read_text().splitlines() == LABELS
     code, lines, [error] = run(ROOT / "export/to_web.py", *options.split(), cwd=tmp_path)
     assert (code, lines) == (1, [])
@@ -338,9 +340,7 @@ def test_the_example_in_the_help_of_the_script_runs_as_printed(small, tmp_path):
     (tmp_path / "export").symlink_to(ROOT / "export")
     (tmp_path / "runs/efficientnet-b0").mkdir(parents=True)
     small.save(tmp_path / "runs/efficientnet-b0/model.keras")
-    _, printed, imports = run("-X", "importtime", "export/to_web.py", "--help", cwd=tmp_path)
-    assert not [line for line in imports if "tensorflow" in line]  # the help comes at once
-    [example] = [line.strip() for line in printed if line.strip().startswith("python export/")]
+    [example] = [line for line in run_help("export/to_web.py") if line.startswith("python export/")]
     code, lines, _ = run(*shlex.split(example)[1:], cwd=tmp_path)
     assert (code, lines[0].startswith("runs/b0_web: 19.")) == (0, True)
     for name in ("litert_wasm_internal.wasm", "litert_wasm_compat_internal.wasm"):

@@ -1,4 +1,4 @@
-"""Batch norms that convolutions have taken up: the numbers are those of the model that still has them."""
+"""Folded batch norms: the outputs are those of the model that still has them."""
 
 import keras
 import numpy as np
@@ -10,7 +10,7 @@ from support.reference import fill
 from keras_efficientnet import models
 from keras_efficientnet.architectures import VARIANTS
 from keras_efficientnet.export import fold_batch_norms
-from keras_efficientnet.export.folding import folded
+from keras_efficientnet.export.folding import inference_copy
 
 KINDS = (
     "efficientnet-b0",
@@ -71,7 +71,7 @@ def test_a_network_without_its_batch_norms_gives_the_same_logits(name):
     ids=["conv", "bias_no_scale", "depthwise_no_center"],
 )
 @pytest.mark.parametrize("kind", ["functional", "sequential", "inside"])
-def test_networks_of_other_kinds(convolution, norm, kind):
+def test_other_kinds_of_models_are_folded(convolution, norm, kind):
     both = [type(each).from_config(each.get_config()) for each in (convolution, norm)]
     model = unsettle(keras.Sequential([keras.Input((8, 8, 3)), *both, layers.ReLU(), layers.GlobalMaxPooling2D()]))
     if kind == "functional":
@@ -86,7 +86,7 @@ def test_networks_of_other_kinds(convolution, norm, kind):
     assert not norms(inner)
 
 
-def test_what_others_see_before_the_norm_stays():
+def test_a_convolution_with_other_consumers_is_not_folded():
     image = keras.Input((8, 8, 3))
     twice = layers.Conv2D(4, 3, name="twice")(image)
     shared = layers.BatchNormalization(name="shared")
@@ -109,7 +109,7 @@ def make_behind(layer, *after):
     return unsettle(keras.Sequential([keras.Input((8, 8, 3)), layer, *rest, layers.GlobalAveragePooling2D()]))
 
 
-def test_a_layer_that_holds_more_than_weights_keeps_it():
+def test_a_layer_with_state_besides_weights_keeps_it():
     images = np.random.default_rng(0).uniform(0, 255, (8, 8, 8, 3)).astype("float32")
     adapted = layers.Normalization()
     adapted.adapt(images)
@@ -135,7 +135,7 @@ class Inner(keras.Model):
 
 
 @pytest.mark.parametrize("make", [lambda: Unsaveable(2.0), lambda: layers.Lambda(lambda x: x / 3), Inner])
-def test_a_layer_that_cannot_be_copied_stays(make):
+def test_a_layer_that_cannot_be_copied_is_shared(make):
     model = make_behind(make())
     result = fold_batch_norms(model)
     assert not norms(result)
@@ -147,7 +147,7 @@ class Doubled(layers.BatchNormalization):
         return 2 * super().call(inputs, training=training)
 
 
-def test_a_norm_of_somebody_s_own_stays():
+def test_a_subclass_of_a_batch_norm_is_not_folded():
     model = keras.Sequential([keras.Input((8, 8, 3)), layers.Conv2D(4, 3), Doubled(), layers.GlobalMaxPooling2D()])
     result = fold_batch_norms(unsettle(model))
     assert len(norms(result)) == 1
@@ -157,7 +157,7 @@ def test_a_norm_of_somebody_s_own_stays():
 def test_exporting_leaves_no_trace_in_the_model():
     model = make_behind(layers.ReLU())
     before = [(len(layer._inbound_nodes), len(layer._outbound_nodes)) for layer in model._flatten_layers()]
-    with folded(model) as copy:
+    with inference_copy(model) as copy:
         assert not norms(copy)
     assert [(len(layer._inbound_nodes), len(layer._outbound_nodes)) for layer in model._flatten_layers()] == before
 
@@ -171,6 +171,6 @@ def test_a_folded_network_can_be_saved(tmp_path):
     assert_same(model, keras.saving.load_model(tmp_path / "folded.keras"), random_images(2))
 
 
-def test_a_model_that_knows_no_images_is_refused():
+def test_a_model_without_inputs_is_refused():
     with pytest.raises(ValueError, match="has no inputs yet"):
         fold_batch_norms(keras.Sequential([layers.Conv2D(4, 3), layers.BatchNormalization()]))

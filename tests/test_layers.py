@@ -44,7 +44,7 @@ def assert_same(ours, theirs, tolerance=2e-6):
 
 def forbid_fused(monkeypatch):
     def fail(*arguments, **named):
-        raise AssertionError("took the fused kernel")
+        raise AssertionError("used the fused kernel")
 
     monkeypatch.setattr(BatchNormalization, "_fused", fail)
 
@@ -57,9 +57,9 @@ def test_outputs_and_gradients_are_those_of_keras(training):
     assert_same(*results, tolerance=1e-5)
 
 
-def test_training_takes_the_fused_kernel(monkeypatch):
+def test_training_uses_the_fused_kernel(monkeypatch):
     forbid_fused(monkeypatch)
-    with pytest.raises(AssertionError, match="took the fused kernel"):
+    with pytest.raises(AssertionError, match="used the fused kernel"):
         make_pair()[0](make_images(), training=True)
 
 
@@ -81,14 +81,14 @@ def test_moving_variance_follows_the_biased_variance_of_the_batch():
     assert layer.moving_variance.numpy() == pytest.approx([0.75 * 1 + 0.25 * 4])
 
 
-def test_inference_leaves_the_moving_statistics_alone():
+def test_inference_does_not_change_the_moving_statistics():
     layer = make_pair()[0]
     before = layer.get_weights()
     layer(make_images(), training=False)
     assert_same(layer.get_weights(), before, tolerance=0)
 
 
-def test_a_frozen_layer_infers_while_the_model_trains():
+def test_a_frozen_layer_uses_its_statistics_while_the_model_trains():
     ours, theirs = make_pair(trainable=False)
     before = ours.get_weights()
     assert_same(*(run(layer, make_images(), True) for layer in (ours, theirs)), tolerance=1e-5)
@@ -96,7 +96,7 @@ def test_a_frozen_layer_infers_while_the_model_trains():
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_one_pixel_in_a_batch_of_one_gives_numbers(training):
+def test_one_pixel_in_a_batch_of_one_is_finite(training):
     ours, theirs = make_pair(shape=(1, 1, 1, 3))
     assert_same(*(run(layer, make_images(shape=(1, 1, 1, 3)), training) for layer in (ours, theirs)), tolerance=1e-5)
     assert_same(ours.get_weights(), theirs.get_weights())
@@ -132,7 +132,7 @@ def test_a_graph_of_unknown_sizes_gives_the_eager_numbers():
     ],
     ids=["axis", "no_scale", "no_center", "float64", "rank_2"],
 )
-def test_what_the_kernel_cannot_do_goes_keras_way_with_its_numbers(monkeypatch, arguments, shape):
+def test_unsupported_inputs_use_keras_implementation(monkeypatch, arguments, shape):
     forbid_fused(monkeypatch)
     ours, theirs = make_pair(shape, **arguments)
     x = make_images(shape=shape, dtype=arguments.get("dtype", "float32"))
@@ -140,7 +140,7 @@ def test_what_the_kernel_cannot_do_goes_keras_way_with_its_numbers(monkeypatch, 
     assert_same(ours.get_weights(), theirs.get_weights())
 
 
-def test_a_mask_goes_keras_way_with_its_numbers(monkeypatch):
+def test_a_mask_uses_keras_implementation(monkeypatch):
     forbid_fused(monkeypatch)
     ours, theirs = make_pair()
     mask = tf.constant(np.random.default_rng(1).random(SHAPE[:3]) < 0.5)

@@ -139,7 +139,7 @@ def test_each_file_gets_its_classes_in_order_and_invalid_files_do_not_stop_the_o
     assert found[1].top == (("R", pytest.approx(0.5)), ("G", pytest.approx(0.3)))
     assert found[3].top == (("B", pytest.approx(0.8)), ("G", pytest.approx(0.2)))
     assert [prediction.fault is None for prediction in found] == [False, True, False, True, False, False]
-    assert found[2].fault == "is no whole BMP, GIF, JPEG, PNG or WebP picture"
+    assert found[2].fault == "cannot be decoded as BMP, GIF, JPEG, PNG or WebP"
     assert found[5].fault == "cannot be read: No such file or directory"
 
 
@@ -219,7 +219,7 @@ def test_main_prints_five_classes_for_each_image_and_names_the_invalid_files(tra
     good = sorted(str(path) for path in (folder / "digits").glob("00[01]_*.png"))
     done = run_main(mode="predict", model_dir=folder / "run", images=f"{good[0]},{bad},{good[1]}")
     assert done.status == 1
-    assert done.err.splitlines()[-1] == f"main.py: {bad} is no whole BMP, GIF, JPEG, PNG or WebP picture"
+    assert done.err.splitlines()[-1] == f"main.py: {bad} cannot be decoded as BMP, GIF, JPEG, PNG or WebP"
     lines = done.out.splitlines()
     assert (lines[0], lines[6], len(lines)) == (good[0], good[1], 12)
     ranks, percents, names = zip(*(line.split() for line in lines[1:6]), strict=True)

@@ -230,7 +230,7 @@ def test_the_complete_step_compiles_under_xla():
 
 
 def test_recipes_are_the_published_numbers():
-    """MosaicML's card: 0.08 at 4096; NVIDIA's B0: 0.005 x batch / 128; facts/official.md, sections 2.4 and 2.6."""
+    """MosaicML's card: 0.08 at 4096; NVIDIA's B0: 0.005 x batch / 128."""
     mosaicml, nvidia = make_config(recipe="mosaicml"), make_config(recipe="nvidia")
     assert mosaicml.base_learning_rate * 4096 / 256 == pytest.approx(0.08)
     assert nvidia.base_learning_rate / 256 == pytest.approx(0.005 / 128)

@@ -1,4 +1,4 @@
-"""Networks in every format, to be timed: those of this package by its exporters, others converted plainly."""
+"""Writes networks in every format, to be timed: ours by our exporters, others by the plain conversion."""
 
 import contextlib
 import functools
@@ -15,18 +15,21 @@ import tensorflow as tf
 
 from keras_efficientnet.export.agreement import images_for
 from keras_efficientnet.export.folding import fold_batch_norms
-from keras_efficientnet.export.interchange import is_openvino, to_onnx, to_openvino
-from keras_efficientnet.export.preparation import hold_constants, quietly
-from keras_efficientnet.export.saved_model import to_saved_model
+from keras_efficientnet.export.onnx import to_onnx
+from keras_efficientnet.export.openvino import XML, is_openvino, to_openvino
+from keras_efficientnet.export.preparation import make_normalization_constant, suppress_info_logs
+from keras_efficientnet.export.saved_model import is_saved_model, to_saved_model
 from keras_efficientnet.export.tflite import convert, to_tflite
 from keras_efficientnet.runtimes.timing import Candidate
 
 
-class Format(NamedTuple):
-    file: str  # its name
-    runtime: str  # a key of `runtimes.OPENERS`
-    export: Callable[[keras.Model, Path], Any]  # writes it, of a network of this package
-    convert: Callable[[keras.Model, Path], Any]  # and of any other, as its user would
+class TimedFormat(NamedTuple):
+    """A format in the table of latencies."""
+
+    file: str  # name of the file or folder
+    runtime: str  # a key of `networks.LOADERS`
+    export: Callable[[keras.Model, Path], Any]  # writes it by this package
+    convert: Callable[[keras.Model, Path], Any]  # writes it by the plain conversion, for networks of keras.applications
 
 
 def _save(model, path):
@@ -50,48 +53,52 @@ def _to_plain_tflite(model, path, quantize="none"):
     if quantize == "int8":
         converter.representative_dataset = lambda: ([image[np.newaxis]] for image in images_for(model))
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that TensorFlow's own interpreter will go, which finds the ranges
+        warnings.simplefilter("ignore")  # TensorFlow deprecates its interpreter, which its converter uses
         path.write_bytes(converter.convert())
 
 
-def _quantized(quantize) -> Format:
-    def export(model, path):  # and does not compare: a network of random weights magnifies every rounding
+def _quantized(quantize) -> TimedFormat:
+    def export(model, path):  # without comparing: networks with random weights magnify every rounding
         path.write_bytes(convert(model, quantize, images_for(model)))
 
-    return Format(f"{quantize}.tflite", "tflite", export, functools.partial(_to_plain_tflite, quantize=quantize))
+    convert_plainly = functools.partial(_to_plain_tflite, quantize=quantize)
+    return TimedFormat(file=f"{quantize}.tflite", runtime="tflite", export=export, convert=convert_plainly)
 
 
 def _to_plain_onnx(model, path):
-    """As Keras does it, whose file does not run if the model has a Normalization layer that holds tensors."""
-    hold_constants(model)
+    """Exports by Keras. Its file does not run if a Normalization layer holds tensors, so they become constants."""
+    make_normalization_constant(model)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # Keras 3.15 asks NumPy for np.object
         model.export(path, format="onnx", verbose=False)
 
 
 def _to_plain_openvino(model, path):
-    """As OpenVINO converts a SavedModel; what Keras writes takes three times as long."""
+    """Converts a SavedModel by OpenVINO. The network that Keras writes takes three times as long."""
     import openvino
 
     graph = path.with_name("for_openvino")
     model.export(graph, verbose=False)
     path.mkdir()
-    openvino.save_model(openvino.Core().read_model(graph), path / "model.xml", compress_to_fp16=False)
+    openvino.save_model(openvino.Core().read_model(graph), path / XML, compress_to_fp16=False)
 
 
-_to_onnx = functools.partial(to_onnx, dynamic_batch=False)  # one image is what is timed
+_to_onnx = functools.partial(to_onnx, dynamic_batch=False)  # calls have one image
 _to_openvino = functools.partial(to_openvino, dynamic_batch=False)
 
-FORMATS = {
-    "keras": Format("model.keras", "keras", _save, _save),
-    "keras-folded": Format("folded.keras", "keras", _save_folded, _save_folded),
-    "saved_model": Format("saved_model", "saved_model", to_saved_model, _to_plain_saved_model),
-    "tflite": Format("float32.tflite", "tflite", to_tflite, _to_plain_tflite),
+# fmt: off
+TIMED_FORMATS = {
+    #                            file              runtime         export           convert
+    "keras":        TimedFormat("plain.keras",    "keras",        _save,           _save),
+    "keras-folded": TimedFormat("folded.keras",   "keras",        _save_folded,    _save_folded),
+    "saved_model":  TimedFormat("saved_model",    "saved_model",  to_saved_model,  _to_plain_saved_model),
+    "tflite":       TimedFormat("float32.tflite", "tflite",       to_tflite,       _to_plain_tflite),
     **{f"tflite-{quantize}": _quantized(quantize) for quantize in ("float16", "dynamic", "int8")},
-    "onnx": Format("model.onnx", "onnx", _to_onnx, _to_plain_onnx),
-    "openvino": Format("openvino", "openvino", _to_openvino, _to_plain_openvino),
-    "openvino-f32": Format("openvino", "openvino-f32", _to_openvino, _to_plain_openvino),
+    "onnx":         TimedFormat("model.onnx",     "onnx",         _to_onnx,        _to_plain_onnx),
+    "openvino":     TimedFormat("openvino",       "openvino",     _to_openvino,    _to_plain_openvino),
+    "openvino-f32": TimedFormat("openvino",       "openvino-f32", _to_openvino,    _to_plain_openvino),
 }
+# fmt: on
 ENDINGS = {".keras": ["keras"], ".tflite": ["tflite"], ".onnx": ["onnx"], ".xml": ["openvino", "openvino-f32"]}
 
 
@@ -104,46 +111,52 @@ def write_candidates(
     plainly: bool = False,
     progress: Callable[[Iterable[Any]], Iterable[Any]] = iter,
 ) -> list[Candidate]:
-    """Writes each network in each format, with the weights it is built with and batch statistics that fit them.
+    """Writes each network in each format, with random weights and matching batch statistics.
 
     Args:
-        builders: what to call each, and what makes it: `{"efficientnet-b0": EfficientNetB0}`.
-        folder: to write to; each network gets a folder in it.
-        formats: keys of `FORMATS`.
-        threads: with how many each is to be timed.
-        plainly: whether to convert as a user of keras.applications would, in place of this package's exporters.
-        progress: wraps the pairs of network and format, to show how far it is: `tqdm.tqdm`.
+        builders: functions that build the networks, by name: `{"efficientnet-b0": EfficientNetB0}`.
+        folder: folder to write to; each network gets a folder in it.
+        formats: keys of `TIMED_FORMATS`.
+        threads: numbers of threads to time each file with.
+        plainly: whether to convert as a user of keras.applications would, instead of by this package's exporters.
+        progress: wraps the iterable of networks and formats to show progress, as `tqdm.tqdm`.
 
     Raises:
         ImportError: a format's package is not installed.
-        ValueError: unknown format.
+        ValueError: a format is unknown.
     """
     check_formats(formats)
     models: dict[str, keras.Model] = {}
     candidates = []
     for name, key in progress([(name, key) for name in builders for key in formats]):
         if name not in models:
-            models = {name: fit_statistics(builders[name]())}  # and lets go of the one before
-        file, runtime, export, convert = FORMATS[key]
-        path = folder / name / file
-        write = convert if plainly else export
+            models = {name: fit_statistics(builders[name]())}  # releases the previous model
+        row = TIMED_FORMATS[key]
+        path = folder / name / row.file
+        write = row.convert if plainly else row.export
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
-            with quietly(), contextlib.redirect_stdout(io.StringIO()):  # Keras and the converters tell of each variable
+            with (
+                suppress_info_logs(),
+                contextlib.redirect_stdout(io.StringIO()),
+            ):  # Keras and converters print variables
                 write(models[name], path)
-        candidates += [Candidate(name, key, runtime, os.fspath(path), count) for count in threads]
+        file = os.fspath(path)
+        candidates += [
+            Candidate(model=name, format=key, runtime=row.runtime, path=file, threads=count) for count in threads
+        ]
     return candidates
 
 
 def find_candidates(paths: Sequence[str], threads: Sequence[int]) -> list[Candidate]:
-    """Files that are there, each to be timed in the runtimes that its ending tells, under its path as a name.
+    """Returns candidates for existing files: each is timed in the runtimes of its ending, and named by its path.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the ending tells nothing, or a folder is neither a SavedModel nor of OpenVINO.
+        ValueError: the ending is unknown, or a folder is neither a SavedModel nor OpenVINO's.
     """
     return [
-        Candidate(path, runtime, runtime, path, count)
+        Candidate(model=path, format=runtime, runtime=runtime, path=path, threads=count)
         for path in paths
         for runtime in _runtimes(Path(path))
         for count in threads
@@ -151,10 +164,10 @@ def find_candidates(paths: Sequence[str], threads: Sequence[int]) -> list[Candid
 
 
 def find_peer(name: str) -> Callable[[], keras.Model]:
-    """What builds a network of keras.applications, with random weights.
+    """Returns the function that builds a network of keras.applications with random weights.
 
     Raises:
-        ValueError: it has no such network.
+        ValueError: there is no such network.
     """
     build = getattr(keras.applications, name, None)
     if not callable(build):
@@ -164,17 +177,17 @@ def find_peer(name: str) -> Callable[[], keras.Model]:
 
 
 def check_formats(formats: Sequence[str]) -> None:
-    """Raises a ValueError unless all are keys of `FORMATS`."""
+    """Raises ValueError unless all are keys of `TIMED_FORMATS`."""
     for name in formats:
-        if name not in FORMATS:
-            raise ValueError(f"Unknown format {name!r}. Choose from: {', '.join(FORMATS)}")
+        if name not in TIMED_FORMATS:
+            raise ValueError(f"Unknown format {name!r}. Choose from: {', '.join(TIMED_FORMATS)}")
 
 
 def fit_statistics(model: keras.Model) -> keras.Model:
-    """Sets the moving statistics of the batch norms to those of random images, which keeps signals from dying away.
+    """Sets the moving statistics of the batch norms to those of random images, so that signals do not vanish.
 
-    With random weights and the statistics that they begin with, what a deep network computes comes down to numbers that
-    are too small for a processor's fast paths, and to the same probabilities for all images.
+    With random weights and the initial statistics, the activations of a deep network become too small for a processor's
+    fast paths, and the probabilities are the same for all images.
     """
     norms = [layer for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization)]
     momenta = [layer.momentum for layer in norms]
@@ -189,10 +202,11 @@ def fit_statistics(model: keras.Model) -> keras.Model:
 def _runtimes(path) -> list[str]:
     if not path.exists():
         raise FileNotFoundError(f"There is no file {str(path)!r}.")
-    if path.is_dir() and (path / "saved_model.pb").is_file():
-        return ["saved_model"]
-    if path.is_dir() and any(path.iterdir()) and is_openvino(path):
+    is_filled_folder = path.is_dir() and any(path.iterdir())
+    if is_filled_folder and is_openvino(path):
         return ENDINGS[".xml"]
+    if is_filled_folder and is_saved_model(path):
+        return ["saved_model"]
     if path.suffix not in ENDINGS or path.is_dir():
         raise ValueError(
             f"{path} cannot be timed. Give a file that ends in {', '.join(ENDINGS)}, or a folder that is a SavedModel "

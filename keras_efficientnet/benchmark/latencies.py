@@ -1,4 +1,4 @@
-"""What was timed, as a table, as JSON and CSV, and as a plot of latency against accuracy."""
+"""Reports latencies as a table, as JSON and CSV, and as a plot of latency against accuracy."""
 
 import csv
 import io
@@ -12,30 +12,30 @@ from typing import TYPE_CHECKING, Any
 
 from keras_efficientnet.architectures import VARIANTS
 from keras_efficientnet.files import write_text
-from keras_efficientnet.runtimes.openers import count_cores
 from keras_efficientnet.runtimes.timing import Timing
+from keras_efficientnet.runtimes.worker import count_cores
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 COLUMNS = ("model", "format", "threads", "median_ms", "mean_ms", "quarter_ms", "three_quarters_ms")
-STYLES = ("--", "-", ":", "-.")  # of the lines, by the number of threads
+LINE_STYLES = ("--", "-", ":", "-.")  # by the number of threads
 PACKAGES = ("tensorflow", "keras", "ai-edge-litert", "onnxruntime", "openvino")
 
 
 def rows(timings: Sequence[Timing], compared: Mapping[Timing, float], baseline: str) -> list[dict[str, Any]]:
-    """Each timing as a row: `COLUMNS`, top-1 accuracy in percent where it is published, and how it compares.
+    """Returns each timing as a row: `COLUMNS`, the published top-1 accuracy in percent, and the ratio to the baseline.
 
     Args:
-        timings: of `timing.measure`.
-        compared: of `timing.ratios`.
-        baseline: what they were compared with.
+        timings: result of `timing.measure`.
+        compared: result of `timing.ratios`.
+        baseline: name of the baseline.
     """
     result = []
     for timing in timings:
         quarter, median, three_quarters = timing.quartiles
-        values = (median, timing.mean, quarter, three_quarters)
-        row = dict(zip(COLUMNS, (*timing[:3], *(round(value, 3) for value in values)), strict=True))
+        milliseconds = [round(value, 3) for value in (median, timing.mean, quarter, three_quarters)]
+        row = dict(zip(COLUMNS, (timing.model, timing.format, timing.threads, *milliseconds), strict=True))
         row["top_1"] = VARIANTS[timing.model].top_1 if timing.model in VARIANTS else None
         row[f"times_{baseline}"] = round(compared[timing], 3) if timing in compared else None
         result.append(row)
@@ -43,14 +43,14 @@ def rows(timings: Sequence[Timing], compared: Mapping[Timing, float], baseline: 
 
 
 def format_table(found: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Rows as lines of text, in columns."""
+    """Returns rows as lines of text, in columns."""
     return _align([[*found[0]], *([_format(value) for value in row.values()] for row in found)], left=2)
 
 
 def side_by_side(found: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Medians as lines of text: formats below each other, networks and threads beside; * marks the fastest format.
+    """Returns medians as lines of text: a row per format, a column per network and threads; * marks the fastest format.
 
-    No line where no network is in two formats.
+    Returns no lines if no network has two formats.
     """
     medians = {(row["format"], row["model"], row["threads"]): row["median_ms"] for row in found}
     columns = [*dict.fromkeys((model, threads) for _, model, threads in medians)]
@@ -66,7 +66,7 @@ def side_by_side(found: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def describe_machine() -> dict[str, Any]:
-    """What latencies depend on besides the network: processor, cores, how busy they are, versions."""
+    """Returns what latencies depend on besides the network: processor, cores, load, versions."""
     return {
         "processor": _processor(),
         "cores": count_cores(),
@@ -79,7 +79,7 @@ def describe_machine() -> dict[str, Any]:
 def write_results(
     folder: Path, found: Sequence[Mapping[str, Any]], timings: Sequence[Timing], machine: Mapping[str, Any]
 ) -> None:
-    """Writes `latency.csv`, the rows, and `latency.json`: the machine, the rows, each call's milliseconds by rounds."""
+    """Writes the rows to `latency.csv`, and machine, rows and the milliseconds of each call to `latency.json`."""
     folder.mkdir(parents=True, exist_ok=True)
     text = io.StringIO()
     writer = csv.DictWriter(text, [*found[0]], lineterminator="\n")
@@ -91,7 +91,7 @@ def write_results(
 
 
 def draw(found: Sequence[Mapping[str, Any]]) -> "Figure":
-    """Top-1 accuracy over latency: one line for each format and number of threads, one point for each network.
+    """Draws top-1 accuracy over latency: a line per format and number of threads, a point per network.
 
     Raises:
         ValueError: no row has an accuracy.
@@ -101,7 +101,7 @@ def draw(found: Sequence[Mapping[str, Any]]) -> "Figure":
 
     known = [row for row in found if row["top_1"] is not None]
     if not known:
-        raise ValueError("No accuracy is published of what was timed: there is nothing to plot. Give --models.")
+        raise ValueError("There is nothing to plot: no timed network has a published accuracy. Give --models.")
     figure = Figure(figsize=(9, 5), layout="constrained")
     axes = figure.subplots()
     formats = [*dict.fromkeys(row["format"] for row in known)]
@@ -110,7 +110,7 @@ def draw(found: Sequence[Mapping[str, Any]]) -> "Figure":
         name, threads = kind
         x, y = zip(*line, strict=True)
         label = f"{name}, {threads} thread{'s' * (threads > 1)}"
-        color, style = f"C{formats.index(name)}", STYLES[threads % len(STYLES)]
+        color, style = f"C{formats.index(name)}", LINE_STYLES[threads % len(LINE_STYLES)]
         axes.plot(x, y, marker="o", color=color, linestyle=style, label=label)
     for model in dict.fromkeys(row["model"] for row in known):
         fastest = min((row for row in known if row["model"] == model), key=lambda row: row["median_ms"])
@@ -128,7 +128,7 @@ def draw(found: Sequence[Mapping[str, Any]]) -> "Figure":
 
 
 def _align(lines, left) -> list[str]:
-    """Lines of text as columns, the first ones flush left and the others, numbers, flush right."""
+    """Returns lines of text with aligned columns: the first `left` columns flush left, the others flush right."""
     widths = [max(len(text) for text in column) for column in zip(*lines, strict=True)]
     return [
         "  ".join(

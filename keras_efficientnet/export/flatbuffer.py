@@ -1,5 +1,6 @@
-"""The inside of a TFLite file, as the objects of its schema: read, changed, and written back whole."""
+"""Reads, changes and writes the content of TFLite files, as objects of their schema."""
 
+import collections
 from typing import Any
 
 import flatbuffers
@@ -15,11 +16,11 @@ WITH_KERNEL = {
 ELEMENTWISE = (schema.BuiltinOperator.ADD, schema.BuiltinOperator.MUL, schema.BuiltinOperator.SUB)
 DEQUANTIZING = (schema.BuiltinOperator.DEQUANTIZE,)
 FLOATS = {schema.TensorType.FLOAT32: "float32", schema.TensorType.FLOAT16: "float16"}
-SHORT = 16  # numbers, fewer than a processor takes at a time
+SHORT = 16  # constants with fewer numbers than this do not fill a vector register
 
 
 def read(content: bytes) -> Any:
-    """The file's ModelT, with all weights in it: ai-edge-quantizer leaves them behind the flatbuffer."""
+    """Returns the ModelT of a file, with all weights in it: ai-edge-quantizer writes them behind the flatbuffer."""
     model = schema.ModelT.InitFromPackedBuf(content, 0)
     for buffer in model.buffers:
         if buffer.offset > 1:
@@ -29,14 +30,14 @@ def read(content: bytes) -> Any:
 
 
 def write(model: Any) -> bytes:
-    """The file of a ModelT."""
+    """Returns the content of a file with this ModelT."""
     builder = flatbuffers.Builder(1024)
     builder.Finish(model.Pack(builder), b"TFL3")
     return bytes(builder.Output())
 
 
-def take_bytes(content: bytes) -> bytes:
-    """The same file for images of bytes: an input of type uint8, scale 1 and zero point 0, before the float one."""
+def accept_bytes(content: bytes) -> bytes:
+    """Returns the file with an input for bytes: uint8, scale 1 and zero point 0, converted to the float input."""
     model = read(content)
     [graph] = model.subgraphs
     [index] = graph.inputs
@@ -59,9 +60,10 @@ def take_bytes(content: bytes) -> bytes:
 
 
 def widen_constants(content: bytes) -> bytes:
-    """The same file with constants for each channel of an image, as of the normalisation, repeated for a row of pixels.
+    """Returns the file with constants per channel, such as those of the normalization, repeated for a row of pixels.
 
-    LiteRT goes through an image in runs of the constant's length: three numbers at a time took 6 % of B0's time.
+    LiteRT processes an image in runs of the constant's length: with three numbers at a time, this took 6 % of B0's
+    time.
     """
     model = read(content)
     for graph in model.subgraphs:
@@ -88,10 +90,10 @@ def _widen_constants(model, graph):
 
 
 def check_kernels(content: bytes) -> None:
-    """Raises a RuntimeError if a kernel that is computed, as CondConv's can be, is held in whole numbers.
+    """Raises RuntimeError if a computed kernel, as CondConv can have, is quantized.
 
-    Such a kernel is quantised as activations are, with one scale and a zero point: convolutions then give wrong numbers
-    without an error.
+    The quantizer treats such a kernel as an activation, with one scale and a zero point: convolutions then give wrong
+    numbers without an error.
     """
     model = read(content)
     [graph] = model.subgraphs
@@ -105,13 +107,13 @@ def check_kernels(content: bytes) -> None:
             data is None or not len(data)
         ):
             raise RuntimeError(
-                f"The kernel {kernel.name.decode()} of a {name} is computed, and quantised: its numbers would be "
+                f"The kernel {kernel.name.decode()} of a {name} is computed, and quantized: its numbers would be "
                 "wrong. Nothing was written."
             )
 
 
 def computed_tensors(content: bytes) -> dict[int, str]:
-    """The float tensors that the file's operations put out, and its input: index -> name."""
+    """Returns the float outputs of the file's operations, and its input: index -> name."""
     [graph] = read(content).subgraphs
     indices = {*graph.inputs, *(index for step in graph.operators for index in step.outputs)}
     tensors = {int(index): graph.tensors[index] for index in indices}
@@ -120,12 +122,27 @@ def computed_tensors(content: bytes) -> dict[int, str]:
     }
 
 
+def describe_types(content: bytes) -> str:
+    """Returns the bytes of weights and the number of operations of each type, in words."""
+    model = read(content)
+    types = {number: name.lower() for name, number in vars(schema.TensorType).items() if name.isupper()}
+    sizes: collections.Counter[str] = collections.Counter()
+    operations: collections.Counter[str] = collections.Counter()
+    for graph in model.subgraphs:
+        for tensor in graph.tensors:
+            data = model.buffers[tensor.buffer].data
+            sizes[types[tensor.type]] += 0 if data is None else len(data)
+        operations.update(types[graph.tensors[step.outputs[0]].type] for step in graph.operators)
+    weights = ", ".join(f"{size / 1e6:.2f} MB {name}" for name, size in sizes.most_common() if size >= 1e4)
+    return f"weights {weights}; operations " + ", ".join(f"{n} {name}" for name, n in operations.most_common())
+
+
 def _is(model, step, operators) -> bool:
     return _code(model.operatorCodes[step.opcodeIndex]) in operators
 
 
 def _constant(model, tensor) -> np.ndarray | None:
-    """The numbers of a tensor that is a constant of floats."""
+    """Returns the numbers of a constant float tensor, or None."""
     data, dtype = model.buffers[tensor.buffer].data, FLOATS.get(tensor.type)
     if data is None or not len(data) or dtype is None:
         return None
@@ -137,7 +154,7 @@ def _code(row) -> int:
 
 
 def _dequantize(model) -> int:
-    """The index of DEQUANTIZE among the file's operations, which it joins if it is not there."""
+    """Returns the index of DEQUANTIZE in the file's table of operations, after adding it if it is missing."""
     operator = schema.BuiltinOperator.DEQUANTIZE
     codes = [_code(row) for row in model.operatorCodes]
     if operator not in codes:

@@ -1,4 +1,4 @@
-"""The images that an exported file is calibrated and measured on: those of the run, of a folder, of the sample."""
+"""Loads the images on which exported files are calibrated and measured: of the run, a folder, or the sample."""
 
 import dataclasses
 import os
@@ -12,91 +12,112 @@ import tensorflow as tf
 from keras_efficientnet.architectures import find_variant
 from keras_efficientnet.datasets import make_datasets
 from keras_efficientnet.evaluation.predictions import find_images
+from keras_efficientnet.export.agreement import images_for
 from keras_efficientnet.export.pixels import find_resampling
 from keras_efficientnet.preprocessing import make_reader
 from keras_efficientnet.recipes import make_config
-from keras_efficientnet.runs import find_run
+from keras_efficientnet.runs import RunFolder
 
 
 class Images(NamedTuple):
-    """Pictures as evaluation crops and resizes them."""
+    """Images, cropped and resized as in evaluation."""
 
     pixels: np.ndarray  # float32 [n, height, width, 3], from 0 to 255
-    labels: np.ndarray | None  # int64 [n], the right classes; None where nobody says
-    origin: str  # in words
+    labels: np.ndarray | None  # int64 [n], the true classes; None if they are unknown
+    origin: str  # in words, for reports
+
+    def rounded(self) -> "Images":
+        """Returns the images as bytes can hold them: rounded, and without the overshoot of bicubic resizing."""
+        pixels = np.rint(self.pixels).clip(0, 255)
+        return self._replace(pixels=pixels, origin=f"{self.origin}, rounded to bytes")
 
 
 def load_images(
     model: keras.Model,
-    path: str | os.PathLike[str],
+    run: RunFolder | None = None,
     source: str | None = None,
     *,
     count: int = 500,
     train: bool = False,
 ) -> Images:
-    """Images for a model.
+    """Loads images for a model: `load_images(model, source="sample", count=8).pixels` are [8, size, size, 3].
 
     Args:
-        model: a classifier; its input size and its classes count.
-        path: where it was loaded from. The folder of a run says how pictures are cropped and resized.
-        source: "sample", the digits of the package; a folder with records in the official layout, with class folders,
+        model: a classifier; the images match its input size and its number of classes.
+        run: folder of the run; its options say how images are cropped and resized.
+        source: "sample", the digits in the package; a folder with records in the official layout, with class folders,
             or with `train/` and `validation/`; or image files, folders and patterns, separated by commas, whose classes
-            nobody says. None for the data of the run.
-        count: how many, at most.
-        train: the first `count` of the training images in the order of the run, cropped and resized as the others;
-            else those for validation.
+            are unknown. None for the data of the run.
+        count: number of images, at most.
+        train: whether to load the first training images in the order of the run, cropped and resized as in evaluation,
+            instead of validation images.
 
     Raises:
         FileNotFoundError: there are no such images.
-        ValueError: `path` is no run and there is no `source`, the data have other classes than the model, or the images
-            are not square and of three channels.
+        ValueError: there is neither a run nor a `source`, the data have another number of classes than the model, or
+            the model does not take square RGB images.
     """
-    _, height, width, channels = model.input_shape
-    if height is None or height != width or channels != 3:
-        raise ValueError(f"Images are cropped to squares of RGB. {model.name} takes {model.input_shape[1:]}.")
+    height = _check_size(model)
     if count < 1:
         raise ValueError(f"There must be at least one image. Received: {count}")
-    kind = _find_kind(source)
-    config = _find_options(model, path, source, kind or {})
+    options = _find_data_options(source)
+    config = _make_config(model, run, source, options or {})
     variant = find_variant(config.model_name)._replace(resolution=height)
     reader = make_reader(config, variant)
-    if kind is None:
+    if options is None:
         return _read_files(find_images(source or ""), reader, count)
     data = make_datasets(dataclasses.replace(config, mode="train" if train else "eval"), variant)
+    origin = source or (run.path if run else "")
     if data.classes != model.output_shape[-1]:
         raise ValueError(
-            f"The images of {source or path} are of {data.classes} classes, {model.name} has {model.output_shape[-1]}."
+            f"The images of {origin} are of {data.classes} classes, {model.name} has {model.output_shape[-1]}."
         )
     examples: Any = data.valid
     if train and data.pictures:
-        examples = data.pictures().map(lambda picture, label: (reader(picture), label))
+        examples = data.pictures().map(lambda image, label: (reader(image), label))
     pixels, labels = zip(*examples.take(count).as_numpy_iterator(), strict=True)
     split = "training" if train else "validation"
-    return Images(np.stack(pixels), np.array(labels, "int64"), f"{len(labels)} {split} images of {source or path}")
+    return Images(
+        pixels=np.stack(pixels), labels=np.array(labels, "int64"), origin=f"{len(labels)} {split} images of {origin}"
+    )
 
 
-def _find_options(model, path, source, kind):
-    """The options of a run, with the data that are asked for; else with what the model's name tells of pictures."""
-    if folder := find_run(path):
-        return make_config(mode="eval", model_dir=os.fspath(folder.path), **kind)
+def make_random_images(model: keras.Model) -> Images:
+    """Returns a few random images, for a file without a run."""
+    pixels = images_for(model)
+    origin = f"{len(pixels)} random images: give `images` to measure on real ones"
+    return Images(pixels=pixels, labels=None, origin=origin)
+
+
+def _check_size(model) -> int:
+    _, height, width, channels = model.input_shape
+    if height is None or height != width or channels != 3:
+        raise ValueError(f"Images are cropped to squares of RGB. {model.name} takes {model.input_shape[1:]}.")
+    return height
+
+
+def _make_config(model, run, source, options):
+    """Returns the options of the run with the given data options; without a run, resizing follows the model's name."""
+    if run:
+        return make_config(mode="eval", model_dir=str(run.path), **options)
     if source is None:
-        raise ValueError(f"{path} is no folder of a run, whose data could be taken. Give `images`: a folder of them.")
+        raise ValueError("The model is not in a run folder, whose data could be used. Give `images`: a folder of them.")
     if source == "sample":
-        return make_config(**kind)
-    return make_config(recipe="official", **kind | find_resampling(model))
+        return make_config(**options)
+    return make_config(recipe="official", **options | find_resampling(model))
 
 
-def _find_kind(source):
-    """The options of TrainConfig that name the data, or None where `source` is files."""
+def _find_data_options(source):
+    """Returns the options of TrainConfig that describe the data, or None if `source` is image files."""
     if source is None:
         return {}
-    kind = {"data_dir": source, "holdout_shards": None}
+    options = {"data_dir": source, "holdout_shards": None}
     if source == "sample":
-        return kind | {"dataset": "sample", "data_dir": None}
+        return options | {"dataset": "sample", "data_dir": None}
     if any(tf.io.gfile.glob(os.path.join(source, f"{split}-*")) for split in ("train", "validation")):
-        return kind | {"dataset": "records"}
+        return options | {"dataset": "records"}
     if os.path.isdir(source) and sum(entry.is_dir() for entry in Path(source).iterdir()) > 1:
-        return kind | {"dataset": "folder"}
+        return options | {"dataset": "folder"}
     return None
 
 
@@ -106,5 +127,5 @@ def _read_files(files, reader, count):
         try:
             pixels.append(reader(Path(file).read_bytes()).numpy())
         except tf.errors.OpError:
-            raise ValueError(f"{file} is no whole BMP, GIF, JPEG, PNG or WebP picture. Leave it out.") from None
-    return Images(np.stack(pixels), None, f"{len(pixels)} images given")
+            raise ValueError(f"{file} is not a valid BMP, GIF, JPEG, PNG or WebP image. Leave it out.") from None
+    return Images(pixels=np.stack(pixels), labels=None, origin=f"{len(pixels)} images given")

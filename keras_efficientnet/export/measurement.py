@@ -1,6 +1,5 @@
-"""A file that was exported, run in its own runtime: how near to the model it is, how right, how large, how fast."""
+"""Measures an exported file in its own runtime: agreement with its model, accuracy, size and speed."""
 
-import collections
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -9,201 +8,151 @@ from typing import Any, NamedTuple
 import keras
 import numpy as np
 
-from keras_efficientnet.export import flatbuffer
-from keras_efficientnet.export.agreement import Classifier, full_precision
+from keras_efficientnet.export.agreement import batches, compare
+from keras_efficientnet.export.formats import FORMATS
 from keras_efficientnet.export.images import Images
-from keras_efficientnet.export.interchange import is_openvino, load_onnx, load_openvino
-from keras_efficientnet.export.saved_model import load_saved_model
-from keras_efficientnet.export.tflite import load_tflite
-from keras_efficientnet.files import (
-    Rejected,
-    count_bytes,
-    is_saved_model,
-    is_single_model,
-    replacing,
-    write_json,
-    write_text,
-)
-from keras_efficientnet.runtimes.openers import count_cores
-from keras_efficientnet.runtimes.timing import Candidate
-from keras_efficientnet.runtimes.timing import measure as time_files
+from keras_efficientnet.files import RejectedFileError, count_bytes, replacing, write_json, write_text
+from keras_efficientnet.runtimes import timing
+from keras_efficientnet.runtimes.worker import count_cores
 
-BATCH = 32
 THREADS = (1, 2)
 LEAST_AGREEMENT = 0.99
 
 
-class Runtime(NamedTuple):
-    title: str
-    load: Callable[[str], Classifier]
-    is_ours: Callable[[Path], bool]  # whether a file or folder may be replaced by one of the kind
-    stored: Callable[[Path], str]  # a file -> what its weights are kept in, and what it computes in
-
-
-def _describe_tflite(path: Path) -> str:
-    """How many bytes of constants, and how many operations, there are of each type."""
-    model = flatbuffer.read(path.read_bytes())
-    tensors = [tensor for graph in model.subgraphs for tensor in graph.tensors]
-    outputs = [graph.tensors[step.outputs[0]] for graph in model.subgraphs for step in graph.operators]
-    types = {number: name for name, number in vars(flatbuffer.schema.TensorType).items() if name.isupper()}
-    sizes: collections.Counter[str] = collections.Counter()
-    operations: collections.Counter[str] = collections.Counter()
-    for tensor in tensors:
-        data = model.buffers[tensor.buffer].data
-        sizes[types[tensor.type].lower()] += 0 if data is None else len(data)
-    for tensor in outputs:
-        operations[types[tensor.type].lower()] += 1
-    weights = ", ".join(f"{size / 1e6:.2f} MB {name}" for name, size in sizes.most_common() if size >= 1e4)
-    return f"weights {weights}; operations " + ", ".join(f"{n} {name}" for name, n in operations.most_common())
-
-
-def _is_float32(path: Path) -> str:
-    return "float32"
-
-
-RUNTIMES = {
-    "saved_model": Runtime("SavedModel", load_saved_model, is_saved_model, _is_float32),
-    "tflite": Runtime("TFLite", load_tflite, is_single_model, _describe_tflite),
-    "onnx": Runtime("ONNX", load_onnx, is_single_model, _is_float32),
-    "openvino": Runtime("OpenVINO", load_openvino, is_openvino, _is_float32),
-}
-
-
 class Report(NamedTuple):
-    """What was measured on a file. Shares are from 0 to 1, differences those of probabilities."""
+    """Measurements of a file. Shares are from 0 to 1, differences are those of probabilities."""
 
     file: str
     format: str
-    stored: str  # what its weights are kept in, and what it computes in
+    stored: str  # number formats of the weights and of the computation
     bytes: int
-    images: str  # what they were
-    max_difference: float  # from the model's
+    images: str  # origin of the images
+    max_difference: float  # from the model
     mean_difference: float
-    agreement: float  # share of the images for which file and model choose the same class
-    accuracy: float | None  # top-1, of the file; None where nobody says the right classes
+    agreement: float  # share of the images for which file and model predict the same class
+    accuracy: float | None  # top-1 of the file; None if the true classes are unknown
     model_accuracy: float | None
-    milliseconds: dict[int, float]  # threads -> the median of calls with one image
+    milliseconds: dict[int, float]  # threads -> median time of a call with one image
 
 
-def measure(model: keras.Model, path: str | os.PathLike[str], runtime: str, images: Images) -> Report:
-    """Runs a file beside its model.
+def measure(model: keras.Model, path: str | os.PathLike[str], kind: str, images: Images) -> Report:
+    """Runs a file and its model on the same images.
 
     Args:
-        model: what it was made from.
-        path: of the file or folder.
-        runtime: a key of `RUNTIMES`.
-        images: that the model takes.
+        model: the exported model.
+        path: the file or folder.
+        kind: a key of `FORMATS`.
+        images: valid inputs of the model.
 
     Raises:
-        RuntimeError: the file does not run, or gives what is not finite.
+        RuntimeError: the file does not run, or gives outputs that are not finite.
     """
-    path, row = Path(path), RUNTIMES[runtime]
-    with full_precision():
-        expected = _call(lambda pixels: model(pixels, training=False).numpy(), images.pixels)
-    found = _call(row.load(os.fspath(path)), images.pixels)
-    if not np.isfinite(found).all():
+    path, row = Path(path), FORMATS[kind]
+    [result] = compare(model, [row.load(path)], batches(images.pixels))
+    if not np.isfinite(result.found).all():
         raise RuntimeError(f"{path} gives probabilities that are not finite.")
-    differences = np.abs(found - expected)
-    threads = [number for number in THREADS if number <= count_cores()]
-    timings = time_files([Candidate(model.name, runtime, runtime, os.fspath(path), number) for number in threads])
     return Report(
         file=path.name,
         format=row.title,
-        stored=row.stored(path),
+        stored=row.describe(path),
         bytes=count_bytes(path),
         images=images.origin,
-        max_difference=float(differences.max()),
-        mean_difference=float(differences.mean()),
-        agreement=float((found.argmax(axis=1) == expected.argmax(axis=1)).mean()),
-        accuracy=_accuracy(found, images.labels),
-        model_accuracy=_accuracy(expected, images.labels),
-        milliseconds={number: timing.quartiles[1] for number, timing in zip(threads, timings, strict=True)},
+        max_difference=float(result.differences.max()),
+        mean_difference=float(result.differences.mean()),
+        agreement=result.same_class,
+        accuracy=_accuracy(result.found, images.labels),
+        model_accuracy=_accuracy(result.expected, images.labels),
+        milliseconds=_time(path, kind),
     )
 
 
-def _call(function, pixels):
-    return np.concatenate([function(pixels[start : start + BATCH]) for start in range(0, len(pixels), BATCH)])
-
-
-def _accuracy(probabilities, labels):
-    return None if labels is None else float((probabilities.argmax(axis=1) == labels).mean())
-
-
-def measured(
+def write_measured(
     write: Callable[[Path], Any],
     model: keras.Model,
     path: str | os.PathLike[str],
-    runtime: str,
+    kind: str,
     images: Images,
     *,
     least_agreement: float = LEAST_AGREEMENT,
     overwrite: bool = False,
 ) -> Report:
-    """Exports a model, and measures the file before it takes its place.
+    """Exports a model, and measures the file before it replaces what exists at `path`.
 
-    Beside it come `PATH.report.json` and `PATH.report.md`. A file that is not good enough is kept as `PATH.rejected`,
-    with its report.
+    Writes the reports `PATH.report.json` and `PATH.report.md`. A file that agrees too little with its model is kept as
+    `PATH.rejected`, with its reports.
 
     Args:
-        write: an exporter, but for the path to write to: `functools.partial(to_tflite, model, quantize="int8")`.
-        model: what it exports.
-        path: where the file or folder comes to stand.
-        runtime: a key of `RUNTIMES`.
-        images: that the model takes.
-        least_agreement: share of the images for which file and model must choose the same class, in [0, 1].
-        overwrite: whether to replace what is there.
+        write: writes the file to a path: `functools.partial(to_tflite, model, quantize="int8")`.
+        model: the exported model.
+        path: file or folder to write.
+        kind: a key of `FORMATS`.
+        images: valid inputs of the model.
+        least_agreement: required share of the images for which file and model predict the same class, in [0, 1].
+        overwrite: whether to replace an existing file of the same kind.
 
     Raises:
-        FileExistsError: there is something at `path`, and not `overwrite`, or it is of another kind.
-        Rejected: file and model agree less.
-        ValueError: `least_agreement` is no share.
-        ...: what `write` raises.
+        FileExistsError: `path` exists and `overwrite` is False, or it is of another kind.
+        RejectedFileError: file and model agree on fewer images.
+        ValueError: `least_agreement` is out of range.
+        ...: errors of `write`.
     """
     if not 0 <= least_agreement <= 1:
         raise ValueError(f"`least_agreement` must be a share, from 0 to 1. Received: {least_agreement}")
-    reports = []
+    report = None
     try:
-        with replacing(path, overwrite, is_ours=RUNTIMES[runtime].is_ours) as new:
+        with replacing(path, overwrite, is_ours=FORMATS[kind].is_ours) as new:
             write(new)
-            reports.append(measure(model, new, runtime, images))
-            _judge(reports[0], least_agreement)
+            report = measure(model, new, kind, images)
+            _check_agreement(report, least_agreement)
     finally:
-        for report in reports:
+        if report:
             _write_report(Path(path), report)
     return report
 
 
-def _judge(report, least_agreement):
-    """Raises `Rejected`, with figures, if file and model agree on fewer images than they must."""
-    if report.agreement < least_agreement:
-        raise Rejected(
-            f"{report.file} chooses as the model does for {100 * report.agreement:.2f} % of {report.images}; at least "
-            f"{100 * least_agreement:g} % must be."
-        )
-
-
-def _write_report(path, report):
-    write_json(path.with_name(f"{path.name}.report.json"), report._asdict())
-    write_text(path.with_name(f"{path.name}.report.md"), table(report) + "\n")
-
-
-def table(report: Report) -> str:
-    """The report as a table of Markdown, two columns."""
+def format_report(report: Report) -> str:
+    """Returns the report as a Markdown table of two columns."""
     rows = [
         ("file", f"{report.file}, {report.format}, {report.bytes / 1e6:.2f} MB"),
         ("stored", report.stored),
         ("images", report.images),
         ("agreement with the model", f"{100 * report.agreement:.2f} %"),
         ("difference of a probability", f"at most {report.max_difference:.2g}, mean {report.mean_difference:.2g}"),
-        ("top-1 accuracy", _beside(report)),
-        *((f"one image, {n} thread{'s' * (n > 1)}", f"{ms:.2f} ms") for n, ms in report.milliseconds.items()),
+        ("top-1 accuracy", _format_accuracy(report)),
     ]
+    rows += [(f"one image, {n} thread{'s' * (n > 1)}", f"{ms:.2f} ms") for n, ms in report.milliseconds.items()]
     width, wide = (max(len(row[column]) for row in rows) for column in (0, 1))
     lines = [f"| {name:{width}} | {text:{wide}} |" for name, text in rows]
     return "\n".join([lines[0], f"|{'-' * (width + 2)}|{'-' * (wide + 2)}|", *lines[1:]])
 
 
-def _beside(report):
+def _time(path, kind) -> dict[int, float]:
+    threads = [number for number in THREADS if number <= count_cores()]
+    candidates = [
+        timing.Candidate(model=path.name, format=kind, runtime=kind, path=os.fspath(path), threads=number)
+        for number in threads
+    ]
+    return {timed.threads: timed.quartiles[1] for timed in timing.measure(candidates)}
+
+
+def _accuracy(probabilities, labels):
+    return None if labels is None else float((probabilities.argmax(axis=1) == labels).mean())
+
+
+def _check_agreement(report, least_agreement):
+    if report.agreement < least_agreement:
+        raise RejectedFileError(
+            f"{report.file} predicts the class of the model for {100 * report.agreement:.2f} % of {report.images}; at "
+            f"least {100 * least_agreement:g} % are required."
+        )
+
+
+def _write_report(path, report):
+    write_json(path.with_name(f"{path.name}.report.json"), report._asdict())
+    write_text(path.with_name(f"{path.name}.report.md"), format_report(report) + "\n")
+
+
+def _format_accuracy(report):
     if report.accuracy is None or report.model_accuracy is None:
-        return "the right classes are not known"
+        return "the true classes are unknown"
     return f"{100 * report.accuracy:.2f} %; of the model {100 * report.model_accuracy:.2f} %"

@@ -1,7 +1,7 @@
-"""What MediaPipe reads in a TFLite file: that pixels go in as they are, and the classes' names.
+"""Adds the metadata to a TFLite file that MediaPipe reads: the range of the pixels and the class names.
 
-The table is written by the numbers of its schema's fields (metadata_schema.fbs of TFLite): the two writers there are
-cannot be installed beside TensorFlow today.
+The table is written by the field numbers of its schema (metadata_schema.fbs of TFLite): neither of the two published
+writers can be installed together with TensorFlow.
 """
 
 import io
@@ -14,19 +14,19 @@ from ai_edge_litert import schema_py_generated as schema
 
 from keras_efficientnet.export import flatbuffer
 
-LABELS = "labels.txt"
+LABELS = "labels.txt"  # name of the file in the metadata, fixed by the format
 NAME = "TFLITE_METADATA"
-EPOCH = (1980, 1, 1, 0, 0, 0)  # the first time a ZIP can hold: the same file is written each time
+EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time a ZIP can store: makes the file reproducible
 IMAGE_PROPERTIES, RGB, NORMALIZATION, FEATURE_PROPERTIES, TENSOR_AXIS_LABELS = 2, 1, 1, 1, 2
 
 
 def add_metadata(content: bytes, name: str, labels: Sequence[str] | None = None) -> bytes:
-    """A TFLite file with metadata, and the names of the classes in a ZIP behind it, where there are any.
+    """Returns a TFLite file with metadata, followed by a ZIP with the class names if there are any.
 
     Args:
-        content: of the TFLite file, a classifier of pixels from 0 to 255.
-        name: of the model.
-        labels: names of the classes, in order.
+        content: content of a TFLite file that classifies pixels from 0 to 255.
+        name: name of the model.
+        labels: class names in order.
     """
     model = flatbuffer.read(content)
     buffer = schema.BufferT()
@@ -44,17 +44,17 @@ def add_metadata(content: bytes, name: str, labels: Sequence[str] | None = None)
 
 
 def _describe(name, labelled) -> bytes:
-    """ModelMetadata, which has the fields name 0, subgraph_metadata 3, min_parser_version 7."""
+    """Returns the table ModelMetadata: fields name 0, subgraph_metadata 3, min_parser_version 7."""
     builder = flatbuffers.Builder(1024)
     graph = _table(builder, {2: _tables(builder, [_image(builder)]), 3: _tables(builder, [_scores(builder, labelled)])})
     version = builder.CreateString("1.0.0")
-    whole = _table(builder, {0: builder.CreateString(name), 3: _tables(builder, [graph]), 7: version})
-    builder.Finish(whole, b"M001")
+    root = _table(builder, {0: builder.CreateString(name), 3: _tables(builder, [graph]), 7: version})
+    builder.Finish(root, b"M001")
     return bytes(builder.Output())
 
 
 def _image(builder) -> int:
-    """TensorMetadata: name 0, content 3, process_units 4, stats 5. Mean 0 and deviation 1: the network normalises."""
+    """Writes TensorMetadata: name 0, content 3, process_units 4, stats 5. Mean 0, deviation 1: no normalization."""
     properties = _table(builder, {}, {0: RGB})
     content = _table(builder, {1: properties}, {0: IMAGE_PROPERTIES})
     options = _table(builder, {0: _floats(builder, [0.0]), 1: _floats(builder, [1.0])})
@@ -64,7 +64,7 @@ def _image(builder) -> int:
 
 
 def _scores(builder, labelled) -> int:
-    """TensorMetadata: name 0, content 3, stats 5, associated_files 6."""
+    """Writes TensorMetadata: name 0, content 3, stats 5, associated_files 6."""
     content = _table(builder, {1: _table(builder, {})}, {0: FEATURE_PROPERTIES})
     fields = {0: builder.CreateString("probability"), 3: content, 5: _range(builder, 0.0, 1.0)}
     if labelled:
@@ -78,7 +78,7 @@ def _range(builder, low, high) -> int:
 
 
 def _table(builder: Any, offsets: dict[int, int], numbers: dict[int, int] | None = None) -> int:
-    """A table by its fields' numbers; what `offsets` point to is written already, as the format demands."""
+    """Writes a table by its field numbers. The format requires that the targets of `offsets` are written before."""
     numbers = numbers or {}
     builder.StartObject(1 + max([*offsets, *numbers], default=0))
     for field, offset in offsets.items():

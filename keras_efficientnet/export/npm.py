@@ -1,4 +1,4 @@
-"""Packages of the npm registry that run a TFLite file in a browser: fetched once, checked, and their needed files."""
+"""Fetches the npm packages that run a TFLite file in a browser, checks them, and reads the files that a page needs."""
 
 import contextlib
 import json
@@ -15,23 +15,25 @@ REGISTRY = "https://registry.npmjs.org/"
 
 
 class Package(NamedTuple):
+    """A published package."""
+
     name: str
     version: str
-    sha512: str  # of the tarball, in base64, as `npm view NAME@VERSION dist.integrity` says
-    files: tuple[str, ...]  # what of it a page needs
+    sha512: str  # of the tarball, in base64: `npm view NAME@VERSION dist.integrity`
+    files: tuple[str, ...]  # that a page needs
 
     @property
     def tarball(self) -> str:
-        """The name of its file in the registry."""
+        """File name in the registry."""
         return f"{self.name.rpartition('/')[2]}-{self.version}.tgz"
 
     @property
     def packed(self) -> str:
-        """The name that `npm pack` gives that file."""
+        """File name that `npm pack` writes."""
         return f"{self.name.removeprefix('@').replace('/', '-')}-{self.version}.tgz"
 
 
-# Each browser fetches one of the two builds: "compat" is for those without relaxed SIMD, of Apple for example.
+# A browser loads one of the two builds: "compat" is for browsers without relaxed SIMD, for example Safari.
 RUNTIME = (
     Package(
         name="@litertjs/core",
@@ -56,17 +58,17 @@ RUNTIME = (
 
 
 def read_runtime(folder: str | os.PathLike[str] | None = None) -> dict[str, bytes]:
-    """The files of `RUNTIME`: "@litertjs/core/dist/index.js" -> its bytes.
+    """Returns the files of `RUNTIME`: "@litertjs/core/dist/index.js" -> its bytes.
 
     Args:
-        folder: where the packages are, as `npm pack` leaves them or in a `node_modules`; nothing is fetched then. By
-            default they come from the registry that npm is set to, and are kept in Keras's folder (KERAS_HOME, else
-            ~/.keras), in `npm/`.
+        folder: folder with the packages, as `npm pack` writes them or in a `node_modules`; nothing is downloaded then.
+            By default they come from the registry that npm is configured for, and are cached in `npm/` in Keras's
+            folder (KERAS_HOME, else ~/.keras).
 
     Raises:
-        FileNotFoundError: they are not in the folder; the message says what was looked for.
-        ConnectionError: they could not be fetched; the message says what was tried, and what to do.
-        ValueError: they are not the published ones, or of another version.
+        FileNotFoundError: the packages are not in the folder; the message names the files that were expected.
+        ConnectionError: the download failed; the message says what was tried and what to do.
+        ValueError: the packages are not the published ones, or have another version.
     """
     files: dict[str, bytes] = {}
     for package in RUNTIME:
@@ -91,16 +93,16 @@ def _find(package, folder) -> dict[str, bytes]:
     for installed in (folder / "node_modules" / package.name, folder / package.name):
         if installed.is_dir():
             return _read_installed(package, installed)
-    raise FileNotFoundError(f"{folder} has neither {package.packed} nor node_modules/{package.name} in it. {_advice()}")
+    raise FileNotFoundError(f"{folder} has neither {package.packed} nor node_modules/{package.name}. {_advice()}")
 
 
 def _read_installed(package, installed) -> dict[str, bytes]:
     missing = [name for name in package.files if not (installed / name).is_file()]
     if missing:
-        raise FileNotFoundError(f"{installed} is not whole: {', '.join(missing)} not found. {_advice()}")
+        raise FileNotFoundError(f"{installed} is incomplete: {', '.join(missing)} not found. {_advice()}")
     version = json.loads((installed / "package.json").read_text("utf-8")).get("version")
     if version != package.version:
-        raise ValueError(f"{installed} is of version {version}, the page needs {package.version}. {_advice()}")
+        raise ValueError(f"{installed} has version {version}, the page needs {package.version}. {_advice()}")
     return {f"{package.name}/{name}": (installed / name).read_bytes() for name in package.files}
 
 
@@ -117,13 +119,12 @@ def _fetch(package) -> pathlib.Path:
 
 def _advice() -> str:
     packages = " ".join(f"{package.name}@{package.version}" for package in RUNTIME)
-    return (
-        f"Where there is a network, run `npm pack {packages}`, and give the folder: runtime=FOLDER, --runtime=FOLDER."
-    )
+    folder = "its folder: runtime=FOLDER, --runtime=FOLDER"
+    return f"On a machine with internet access, run `npm pack {packages}`, and give {folder}."
 
 
 def _registry() -> str:
-    """The registry that npm is set to, where there is an npm, without a slash at its end."""
+    """Returns the registry that npm is configured for, without a slash at its end, or the public registry."""
     address = ""
     with contextlib.suppress(OSError, subprocess.SubprocessError):
         command = [shutil.which("npm") or "npm", "config", "get", "registry"]

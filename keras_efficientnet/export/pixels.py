@@ -1,6 +1,5 @@
-"""What a run, or a network's name, says beside the weights: the classes' names, and how pictures become pixels."""
+"""Finds how images become pixels for a model: from the options of its run, else from the name of its network."""
 
-import os
 from collections.abc import Callable
 from typing import Any
 
@@ -11,41 +10,41 @@ from keras_efficientnet.architectures import VARIANTS, Variant
 from keras_efficientnet.config import TrainConfig
 from keras_efficientnet.preprocessing import image_for_evaluation, resampling
 from keras_efficientnet.recipes import make_config
-from keras_efficientnet.runs import find_run
+from keras_efficientnet.runs import RunFolder
 
-Reader = Callable[[tf.Tensor], tf.Tensor]  # bytes of a picture -> pixels, float32 [height, width, 3], from 0 to 255
-NORMALISING = (keras.layers.Rescaling, keras.layers.Normalization)
+Reader = Callable[[tf.Tensor], tf.Tensor]  # bytes of an image -> pixels, float32 [height, width, 3], from 0 to 255
+NORMALIZING = (keras.layers.Rescaling, keras.layers.Normalization)
 
 
-def find_reader(model: keras.Model, path: str | os.PathLike[str] | None = None) -> Reader | None:
-    """How a picture becomes the pixels that a model takes: cropped and resized as in evaluation.
+def find_reader(model: keras.Model, run: RunFolder | None = None) -> Reader | None:
+    """Returns the function that decodes, crops and resizes an image as in evaluation.
 
     Args:
-        model: its name, or that of the network in it, tells how its authors did; bicubic if it tells nothing.
-        path: of the folder of a run, or of its `model.keras`: the options of the run then say how.
+        model: its name, or that of the network in it, tells the resizing of its authors; bicubic for unknown names.
+        run: folder of the run, whose options say how to resize.
 
     Returns:
-        A function from the bytes of a JPEG, PNG, GIF or BMP to pixels, float32 [size, size, 3]. None where nobody can
-        tell: the model takes other than square RGB images of one size, or does not normalise them itself.
+        A function from the bytes of a JPEG, PNG, GIF or BMP to pixels, float32 [size, size, 3]. None if the pixels are
+        unknown: the model does not take square RGB images of one size, or does not normalize them itself.
 
     Raises:
-        ValueError: the options of the run are damaged.
+        ValueError: the options of the run are incomplete.
     """
     shapes = [tensor.shape for tensor in model.inputs] if model.built else []
     size = shapes[0][1] if shapes and len(shapes[0]) == 4 else None
-    if size is None or shapes != [(None, size, size, 3)] or not _normalises(model):
+    if size is None or shapes != [(None, size, size, 3)] or not _normalizes(model):
         return None
-    options = find_resampling(model, path)
+    options = find_resampling(model, run)
     return lambda data: image_for_evaluation(data, size, **options)
 
 
-def find_resampling(model: keras.Model, path: str | os.PathLike[str] | None = None) -> dict[str, Any]:
-    """How pictures are cropped and resized for a model: keyword arguments of `image_for_evaluation`.
+def find_resampling(model: keras.Model, run: RunFolder | None = None) -> dict[str, Any]:
+    """Returns how images are cropped and resized for a model: keyword arguments of `image_for_evaluation`.
 
-    Arguments and errors as in `find_reader`.
+    Arguments and errors are those of `find_reader`.
     """
-    if folder := find_run(path):
-        config = make_config(mode="eval", model_dir=os.fspath(folder.path))
+    if run:
+        config = make_config(mode="eval", model_dir=str(run.path))
         names = [config.model_name]
     else:
         config = TrainConfig()
@@ -55,7 +54,7 @@ def find_resampling(model: keras.Model, path: str | os.PathLike[str] | None = No
 
 
 def _find_variant(names) -> Variant:
-    """The row of the first name that has one, however it is spelt: Keras allows no hyphens in some names."""
+    """Returns the variant of the first known name, ignoring case and hyphens, which Keras does not allow everywhere."""
 
     def letters(name):
         return name.replace("-", "").replace("_", "").lower()
@@ -64,8 +63,8 @@ def _find_variant(names) -> Variant:
     return next((rows[letters(name)] for name in names if letters(name) in rows), VARIANTS["efficientnet-b0"])
 
 
-def _normalises(model):
+def _normalizes(model):
     return any(
-        isinstance(layer, NORMALISING) or (isinstance(layer, keras.Model) and _normalises(layer))
+        isinstance(layer, NORMALIZING) or (isinstance(layer, keras.Model) and _normalizes(layer))
         for layer in model.layers
     )

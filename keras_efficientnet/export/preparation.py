@@ -1,9 +1,11 @@
-"""The model that is exported: loaded, checked, and held so that TensorFlow's savers and converters keep its weights."""
+"""Loads the model to export, checks it, and prepares it for TensorFlow's savers and converters."""
 
 import contextlib
 import logging
 import os
 from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -11,35 +13,44 @@ import tensorflow as tf
 
 from keras_efficientnet.runs import RunFolder
 
+MODEL_FILES = (b"PK\x03\x04", b"\x89HDF")  # how files start that models are exported from: .keras (a zip), HDF5
+
 
 def load_model(path: str | os.PathLike[str]) -> keras.Model:
-    """Loads a `.keras` file for inference and export: without its optimizer and losses.
+    """Loads a `.keras` file for inference and export, without its optimizer and losses.
 
     Args:
-        path: of the file, or of the folder of a run, which has a `model.keras`.
+        path: the file, or a run folder that has a `model.keras`.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is not a whole `.keras` file, or has layers that nobody has registered.
+        ValueError: the file is not a complete `.keras` file, or it has layers that are not registered with Keras.
+
+    Example:
+        >>> import os, tempfile, keras
+        >>> path = os.path.join(tempfile.mkdtemp(), "small.keras")
+        >>> keras.Sequential([keras.Input((32, 32, 3)), keras.layers.Flatten()]).save(path)
+        >>> load_model(path).output_shape
+        (None, 3072)
     """
     run = RunFolder(path)
     file = run.model if run.path.is_dir() else run.path
     if not file.is_file():
         unfinished = run.checkpoints.is_dir()
-        hint = f" The run has not ended; export/convert_weights.py --weights={path} makes one." if unfinished else ""
+        hint = f" The run has not finished; export/convert_weights.py --weights={path} makes one." if unfinished else ""
         raise FileNotFoundError(
-            f"There is no file {str(file)!r}. Give a .keras file, or a folder with a model.keras.{hint}"
+            f"There is no file {str(file)!r}. Give a .keras file, or a folder with a {run.model.name}.{hint}"
         )
     try:
         return keras.saving.load_model(file, compile=False)
-    except Exception as error:  # Keras raises whatever the content leads it to
-        innermost = str(error).rpartition("Exception encountered: ")[2].strip()  # Keras puts all it has read before
+    except Exception as error:  # Keras raises errors of many types, depending on the content
+        innermost = str(error).rpartition("Exception encountered: ")[2].strip()  # Keras puts the configuration before
         reason = (innermost or type(error).__name__).splitlines()[0]
-        raise ValueError(f"{file} is not a whole .keras file of a known network: {reason}") from error
+        raise ValueError(f"{file} is not a complete .keras file of a known network: {reason}") from error
 
 
 def check_model(model: keras.Model) -> None:
-    """Raises a ValueError unless it is a classifier of images, and Keras is on TensorFlow."""
+    """Raises ValueError unless a model classifies images and Keras uses TensorFlow."""
     if keras.backend.backend() != "tensorflow":
         raise ValueError(
             f"Exporting needs Keras on TensorFlow. Received: backend={keras.backend.backend()!r}. Save the model as "
@@ -55,20 +66,20 @@ def check_model(model: keras.Model) -> None:
 
 
 def check_built(model: keras.Model) -> None:
-    """Raises a ValueError if nobody knows what images it takes, as of a keras.Sequential without an Input."""
-    if not knows_inputs(model):
+    """Raises ValueError if the input shape of a model is unknown, as that of a keras.Sequential without an Input."""
+    if not has_inputs(model):
         raise ValueError(
             f"{model.name} has no inputs yet. Begin it with a keras.Input, as keras.Model(inputs, outputs)."
         )
 
 
-def knows_inputs(model: keras.Model) -> bool:
-    """Whether it is made of layers that go from its inputs to its outputs, and not of code alone."""
+def has_inputs(model: keras.Model) -> bool:
+    """Returns whether a model is a graph of layers from known inputs to outputs."""
     return bool(model.built and getattr(model, "inputs", None))
 
 
 def check_precision(model: keras.Model, what: str) -> None:
-    """Raises a ValueError if the model computes in mixed precision. `what` is to be written, in words."""
+    """Raises ValueError if the model computes in mixed precision. `what` names the file to write."""
     if any(layer.compute_dtype in ("float16", "bfloat16") for layer in model.layers):
         raise ValueError(
             f"{what} computes in float32, {model.name} in mixed precision: build it under "
@@ -77,7 +88,7 @@ def check_precision(model: keras.Model, what: str) -> None:
 
 
 def check_labels(model: keras.Model, labels: Sequence[str] | None) -> None:
-    """Raises a ValueError unless there are no labels, or one line of text for each class."""
+    """Raises ValueError unless `labels` is None or has one line of text per class."""
     if labels is None:
         return
     classes = model.output_shape[-1]
@@ -87,27 +98,50 @@ def check_labels(model: keras.Model, labels: Sequence[str] | None) -> None:
         raise ValueError(f"Each of `labels` must be one line of text. Received: {labels}")
 
 
-def hold(model: keras.Model) -> tf.train.Checkpoint:
-    """What savers and converters are given: the variables of TensorFlow, once each.
+def is_exported_file(path: Path) -> bool:
+    """Returns whether there is a file that may be overwritten by an export: not a .keras or HDF5 file."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return not file.read(8).startswith(MODEL_FILES)
 
-    Given the Keras model, `Model.export` and ExportArchive store each twice, and the converter of TFLite loses them:
-    it writes, without an error, a file whose outputs are NaN.
+
+def make_serving_function(model: keras.Model, batch_size: int | None) -> Any:
+    """Returns a tf.function from `inputs`, float32 [batch_size, height, width, channels], to `probabilities`."""
+    spec = tf.TensorSpec((batch_size, *model.input_shape[1:]), tf.float32, name="inputs")
+    return tf.function(lambda inputs: {"probabilities": model(inputs, training=False)}, input_signature=[spec])
+
+
+def collect_variables(model: keras.Model) -> tf.train.Checkpoint:
+    """Returns an object that holds each of a model's TensorFlow variables once, for savers and converters.
+
+    Given the Keras model, `Model.export` and ExportArchive store each variable twice, and the TFLite converter loses
+    them: without an error, it writes a file whose outputs are NaN.
     """
     holder = tf.train.Checkpoint()
     holder.variables = [variable.value for variable in model.variables]
     return holder
 
 
-def hold_constants(model: keras.Model) -> None:
-    """Has Keras's Normalization hold its numbers as arrays: the tensors that it has become inputs of an ONNX file."""
-    for layer in model._flatten_layers():
+def make_normalization_constant(model: keras.Model) -> None:
+    """Replaces the tensors of Keras's Normalization layers by arrays: tensors become inputs of an ONNX file."""
+    for layer in _all_layers(model):
         if isinstance(layer, keras.layers.Normalization) and layer.built:
             layer.mean, layer.variance = np.array(layer.mean), np.array(layer.variance)
 
 
+def _all_layers(layer: keras.Layer) -> Iterator[keras.Layer]:
+    """Yields a layer and the layers inside it."""
+    yield layer
+    is_model = isinstance(layer, keras.Model)
+    inside = layer.layers if is_model else [value for value in vars(layer).values() if isinstance(value, keras.Layer)]
+    for each in inside:
+        yield from _all_layers(each)
+
+
 @contextlib.contextmanager
-def quietly() -> Iterator[None]:
-    """Keeps TensorFlow from telling of each file it writes, in programs that log what is informative."""
+def suppress_info_logs() -> Iterator[None]:
+    """Suppresses TensorFlow's log line for each file it writes, in programs that log at level INFO."""
     before = logging.root.manager.disable
     logging.disable(max(before, logging.INFO))
     try:

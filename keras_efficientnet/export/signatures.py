@@ -1,4 +1,4 @@
-"""The functions in a SavedModel: one that is called and trained, and signatures for pixels and for pictures."""
+"""Functions stored in a SavedModel: one to call and train, and signatures for pixels and for encoded images."""
 
 from collections.abc import Callable, Sequence
 
@@ -7,11 +7,11 @@ import tensorflow as tf
 
 from keras_efficientnet.export.pixels import Reader
 
-TOP = 5  # classes that are named
+TOP = 5  # most probable classes in the outputs
 
 
 def make_call(model: keras.Model, spec: tf.TensorSpec) -> Callable:
-    """The function (inputs, training=False) -> float32 [batch, n], traced both ways for `inputs` as in `spec`."""
+    """Returns the function (inputs, training=False) -> float32 [batch, n], traced for both values of `training`."""
 
     @tf.function
     def call(inputs, training=False):
@@ -28,16 +28,16 @@ def make_signatures(
     name_outputs: Callable[[tf.Tensor], dict[str, tf.Tensor]],
     read: Reader | None,
 ) -> dict[str, Callable]:
-    """`serving_default` from `inputs`, pixels; and, where there is a `read`, `image_bytes` from encoded pictures.
+    """Returns the signatures `serving_default`, for pixels, and with a `read` also `image_bytes`, for encoded images.
 
     Args:
-        call: from `make_call`.
-        spec: of the pixels, float32 [None, height, width, channels], named "inputs".
-        name_outputs: what `call` returns -> the outputs of the signatures.
-        read: bytes of a picture -> pixels.
+        call: the result of `make_call`.
+        spec: shape and type of the pixels, float32 [None, height, width, channels], named "inputs".
+        name_outputs: turns the outputs of `call` into the named outputs of a signature.
+        read: decodes the bytes of an image to pixels.
 
     Raises:
-        ValueError: `read` gives other pixels than `spec` has.
+        ValueError: `read` gives pixels of another shape or type than `spec`.
     """
 
     @tf.function(input_signature=[spec])
@@ -46,7 +46,7 @@ def make_signatures(
 
     if read is None:
         return {"serving_default": serve}
-    pixels = _pixels_of(read, spec)
+    pixels = _pixel_spec(read, spec)
 
     @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="image_bytes")])
     def serve_bytes(image_bytes):
@@ -56,7 +56,7 @@ def make_signatures(
 
 
 def name_classes(probabilities: tf.Tensor, labels: Sequence[str] | None) -> dict[str, tf.Tensor]:
-    """The outputs of a classifier, probabilities [batch, classes], with the likeliest classes, the best first."""
+    """Returns the named outputs of a classifier: probabilities [batch, classes] and the most probable classes."""
     best, classes = tf.math.top_k(probabilities, min(TOP, probabilities.shape[-1]))
     outputs = {
         "probabilities": probabilities,
@@ -68,7 +68,7 @@ def name_classes(probabilities: tf.Tensor, labels: Sequence[str] | None) -> dict
 
 
 def make_regularization_losses(model: keras.Model, weight_decay: float) -> list[Callable]:
-    """For each kernel a function () -> weight_decay * sum of squares / 2; none without weight decay."""
+    """Returns a function () -> weight_decay * sum of squares / 2 per kernel; none if `weight_decay` is 0."""
 
     def make(kernel):
         return tf.function(lambda: weight_decay * tf.nn.l2_loss(kernel), input_signature=[])
@@ -77,8 +77,8 @@ def make_regularization_losses(model: keras.Model, weight_decay: float) -> list[
     return [make(kernel) for kernel in kernels] if weight_decay else []
 
 
-def _pixels_of(read, spec):
-    """What `read` gives, as a TensorSpec that fits a row of `spec`."""
+def _pixel_spec(read, spec):
+    """Returns the TensorSpec of the pixels that `read` gives."""
     pixels = tf.function(read).get_concrete_function(tf.TensorSpec([], tf.string)).structured_outputs
     if (
         pixels.dtype != tf.float32

@@ -1,4 +1,4 @@
-"""A model -> a folder with a page that classifies pictures in the browser, without a network, and sends nothing."""
+"""Writes a model as a folder with a web page that classifies images in the browser, offline."""
 
 import html
 import importlib.resources
@@ -19,9 +19,10 @@ from keras_efficientnet.preprocessing import CROP_PADDING
 
 PAGE = ("index.html", "page.js", "preprocessing.js", "style.css", "icon.svg")
 LICENCE = "LICENSE-runtime.txt"
+LABELS, MODEL = "labels.txt", "model.tflite"  # page.js names these
 TITLE = "What is in the picture?"
 INTERPOLATIONS = ("bicubic", "bilinear")
-# Where the files of the packages stand in the page's folder: index.html and page.js name these.
+# Package files -> their places in the page's folder, which index.html and page.js name.
 PLACES = {
     "@litertjs/core/dist/": "runtime/core/",
     "@litertjs/core/package.json": "runtime/core/package.json",
@@ -43,31 +44,31 @@ def to_web(
     half_pixel_centers: bool = False,
     overwrite: bool = False,
 ) -> float:
-    """Writes a static folder with the model as TFLite file and a page that names what is in a picture.
+    """Writes a static folder with the model as a TFLite file and a page that classifies images; complete or not at all.
 
-    The page runs in any browser of 2023 or later, from any web server, without a network. It crops and resizes as
-    `preprocessing.image_for_evaluation`, but turns photos upright as their EXIF says. Its content security policy
-    allows requests to its own server alone. Either the whole folder comes to stand at `path`, or what was there stays.
+    The page runs in browsers of 2023 or later, from any web server, without internet access. It crops and resizes like
+    `preprocessing.image_for_evaluation`, and rotates photos as their EXIF data say. Its content security policy allows
+    requests to its own server only.
 
     Args:
         model: a classifier of square RGB images of one size.
-        path: of the folder to write.
-        labels: names of the classes, in order, for `labels.txt`; "class 0" and so on by default.
-        runtime: folder with the packages of `npm.RUNTIME`, as `npm pack` leaves them; by default they are fetched.
-        title: of the page; "What is in the picture?" by default.
-        crop_fraction: share of the shorter side that the network sees; as in `image_for_evaluation`.
+        path: folder to write.
+        labels: class names in order, for `labels.txt`; by default "class 0" and so on.
+        runtime: folder with the packages of `npm.RUNTIME`, as `npm pack` writes them; by default they are downloaded.
+        title: title of the page; by default "What is in the picture?".
+        crop_fraction: share of the shorter side that the network sees; see `image_for_evaluation`.
         interpolation: "bicubic" or "bilinear".
-        half_pixel_centers: the grid, as there.
-        overwrite: whether to replace such a folder that is there.
+        half_pixel_centers: grid of the resizing; see `image_for_evaluation`.
+        overwrite: whether to replace an existing page.
 
     Returns:
-        The largest difference between a probability of the file and the model's, on a few random images.
+        The largest difference between a probability of the file and the model's, on random images.
 
     Raises:
-        FileExistsError: there is something at `path`, and not `overwrite`, or it is no such folder.
+        FileExistsError: `path` exists and `overwrite` is False, or it is no page.
         FileNotFoundError: the packages are not in `runtime`.
-        ConnectionError: the packages could not be fetched; the message says what was tried.
-        ValueError: the model or an option does not fit, or the packages are not those published.
+        ConnectionError: the download failed; the message says what was tried.
+        ValueError: the model or an option is invalid, or the packages are not the published ones.
         RuntimeError: the file gives other probabilities than the model, or some are not finite.
     """
     check_model(model)
@@ -75,24 +76,24 @@ def to_web(
     check_target(path, overwrite, is_page)
     settings = _make_settings(model, crop_fraction, interpolation, half_pixel_centers)
     names = labels or [f"class {number}" for number in range(model.output_shape[-1])]
-    vendored = read_runtime(runtime)
+    runtime_files = read_runtime(runtime)
     with replacing(path, overwrite, is_ours=is_page) as new:
         _write_page(new, title or TITLE, settings, names)
-        _write_runtime(new, vendored)
-        return to_tflite(model, new / "model.tflite")
+        _write_runtime(new, runtime_files)
+        return to_tflite(model, new / MODEL)
 
 
 def is_page(path: Path) -> bool:
-    """Whether there is an empty folder, or one that `to_web` wrote."""
+    """Returns whether a folder is empty or was written by `to_web`."""
     return path.is_dir() and (not any(path.iterdir()) or all((path / name).is_file() for name in PAGE))
 
 
 def _make_settings(model, crop_fraction, interpolation, half_pixel_centers) -> dict[str, Any]:
-    """What the page reads; its keys stand in page.js."""
+    """Returns the settings that page.js reads."""
     height, width, channels = model.input_shape[1:]
     if height is None or height != width or channels != 3:
         raise ValueError(
-            f"The page gives a network square RGB images of one size. {model.name} takes {model.input_shape[1:]}: "
+            f"The page needs a network for square RGB images of one size. {model.name} takes {model.input_shape[1:]}: "
             "build it with `input_shape=(224, 224, 3)`, for example."
         )
     if crop_fraction is not None and not 0 < crop_fraction <= 1:
@@ -116,14 +117,14 @@ def _write_page(folder, title, settings, labels) -> None:
         (folder / name).write_bytes((sources / name).read_bytes())
     page = string.Template((sources / "index.html").read_text("utf-8")).substitute(title=html.escape(title))
     (folder / "index.html").write_text(page, "utf-8", newline="\n")
-    (folder / "labels.txt").write_text("".join(f"{label}\n" for label in labels), "utf-8", newline="\n")
+    (folder / LABELS).write_text("".join(f"{label}\n" for label in labels), "utf-8", newline="\n")
     (folder / "settings.json").write_text(json.dumps(settings, indent=2) + "\n", "utf-8")
     (folder / "runtime").mkdir()
     (folder / "runtime" / "LICENSE.txt").write_bytes((sources / LICENCE).read_bytes())
 
 
-def _write_runtime(folder, vendored) -> None:
-    for name, content in vendored.items():
+def _write_runtime(folder, files) -> None:
+    for name, content in files.items():
         [source] = [start for start in PLACES if name.startswith(start)]
         target = folder / (PLACES[source] + name.removeprefix(source))
         target.parent.mkdir(parents=True, exist_ok=True)

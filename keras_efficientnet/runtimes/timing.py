@@ -1,4 +1,4 @@
-"""How long files take for one image, each in its runtime and on so many cores: in turns, so that noise hits all."""
+"""Times model files on one image, each in its runtime and in a process of its own."""
 
 import contextlib
 import multiprocessing
@@ -9,21 +9,25 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from multiprocessing.connection import Connection
 from typing import Any, NamedTuple
 
-from keras_efficientnet.runtimes import openers
+from keras_efficientnet.runtimes import worker
 
-ROUNDS, CALLS = 5, 4  # together the 20 calls of Tan & Le 2019, arxiv.org/abs/1905.11946, table 4
-LONGEST_START = 600  # seconds until a process has opened its file and called it
+ROUNDS, CALLS = 5, 4  # 5 times 4 are the 20 calls of Tan & Le 2019, arxiv.org/abs/1905.11946, table 4
+START_TIMEOUT = 600  # seconds a process may take to open its file and call it
 
 
 class Candidate(NamedTuple):
-    model: str  # efficientnet-b0, or what else to call it
-    format: str  # for the table: tflite-int8
-    runtime: str  # a key of `runtimes.OPENERS`
+    """A file to time."""
+
+    model: str  # name of the network or file in the table, as efficientnet-b0
+    format: str  # name of the format in the table, as tflite-int8
+    runtime: str  # a key of `networks.LOADERS`
     path: str
     threads: int
 
 
 class Timing(NamedTuple):
+    """The times of one candidate."""
+
     model: str
     format: str
     threads: int
@@ -31,12 +35,12 @@ class Timing(NamedTuple):
 
     @property
     def mean(self) -> float:
-        """Of all calls, in milliseconds: what the paper gives."""
+        """Mean of all calls, in milliseconds: the number that the paper reports."""
         return statistics.fmean(self._calls)
 
     @property
     def quartiles(self) -> tuple[float, float, float]:
-        """A quarter, a half and three quarters of the calls took less, in milliseconds. The second is the median."""
+        """Lower quartile, median and upper quartile of all calls, in milliseconds."""
         if len(self._calls) == 1:
             return (self._calls[0],) * 3
         low, middle, high = statistics.quantiles(self._calls, method="inclusive")
@@ -55,21 +59,23 @@ def measure(
     processor_time: bool = False,
     progress: Callable[[Iterable[Any]], Iterable[Any]] = iter,
 ) -> list[Timing]:
-    """Times each candidate's file on one image, batch 1, from an array to an array.
+    """Times each candidate on one image, from input array to output array.
 
-    Each is held open by a process of its own, on as many cores as it has threads. In each round each is called in turn,
-    once untimed and then `calls` times, in the other direction in every second round; the others wait meanwhile.
+    A process per candidate keeps its file open, on as many cores as the candidate has threads. In each round the
+    candidates take turns, so that other load on the machine affects all of them: one call that is not timed, then
+    `calls` timed ones, while the other processes wait. Every second round runs in reverse order.
 
     Args:
-        candidates: what to time.
-        rounds: how often each has its turn, at least 1.
-        calls: how many are timed in a turn, at least 1.
-        processor_time: whether to count the time that a process's cores were at work, all together, which other
-            programs hardly change, in place of the time that passes. Threads that wait for work count as at work.
-        progress: wraps the turns, to show how far it is: `tqdm.tqdm`.
+        candidates: files to time.
+        rounds: turns per candidate, at least 1.
+        calls: timed calls per turn, at least 1.
+        processor_time: whether to measure processor time, summed over the cores, instead of elapsed time. Other
+            programs hardly change it. Threads that wait actively count as working.
+        progress: wraps the iterable of turns to show progress, as `tqdm.tqdm`.
 
     Raises:
-        ValueError: no candidate, one with more threads than there are cores, or `rounds` or `calls` out of range.
+        ValueError: there is no candidate, a candidate has more threads than there are cores, or `rounds` or `calls` is
+            out of range.
         RuntimeError: a file does not run.
     """
     _check(candidates, rounds, calls)
@@ -79,33 +85,36 @@ def measure(
         opening = [("start", place) for place in places]
         turns = [("time", place) for number in range(rounds) for place in (places if number % 2 == 0 else places[::-1])]
         pipes: dict[int, Connection] = {}
-        for what, place in progress(opening + turns):
-            if what == "start":
-                pipes[place] = stack.enter_context(_serving(candidates[place], processor_time))
+        for action, place in progress(opening + turns):
+            if action == "start":
+                pipes[place] = stack.enter_context(_start_worker(candidates[place], processor_time))
             else:
                 seconds[place].append(tuple(_receive(pipes[place], candidates[place], calls)))
     return [
-        Timing(candidate.model, candidate.format, candidate.threads, _milliseconds(each))
+        Timing(model=candidate.model, format=candidate.format, threads=candidate.threads, rounds=_milliseconds(each))
         for candidate, each in zip(candidates, seconds, strict=True)
     ]
 
 
 def ratio(timing: Timing, baseline: Timing) -> float:
-    """How many times as long as `baseline` it takes: the median over rounds of what the medians in a round give.
+    """Returns how many times as long as `baseline` a candidate takes: the median over rounds of the ratio of medians.
 
-    The two of a round were measured one after the other, so a machine that is busy for a while does not change it.
+    The times within a round were measured shortly after each other, so a temporarily busy machine cancels out.
     """
     pairs = zip(timing.rounds, baseline.rounds, strict=True)
     return statistics.median(statistics.median(own) / statistics.median(other) for own, other in pairs)
 
 
 def ratios(timings: Sequence[Timing], model: str, format: str | None = None) -> dict[Timing, float]:
-    """The `ratio` of each timing to the one of `model` with as many threads, where there is one.
+    """Returns the `ratio` of each timing to that of the baseline with as many threads, where one was measured.
 
-    In the same format each, or all to the one `format`.
+    Args:
+        timings: all timings.
+        model: model of the baseline.
+        format: format of the baseline; by default the format of each timing.
 
     Raises:
-        ValueError: there is no such model, or it is in no such format.
+        ValueError: the model, or its format, was not measured.
     """
     baselines = {_group(timing): timing for timing in timings if timing.model == model}
     if not [name for name, _ in baselines if format in (None, name)]:
@@ -120,8 +129,8 @@ def _group(timed: Candidate | Timing) -> tuple[str, int]:
 
 
 def check_threads(threads: Sequence[int]) -> None:
-    """Raises a ValueError unless there is a core for each thread."""
-    cores = openers.count_cores()
+    """Raises a ValueError if a number of threads exceeds the number of cores."""
+    cores = worker.count_cores()
     for count in threads:
         if not 1 <= count <= cores:
             raise ValueError(f"`threads` must be from 1 to {cores}, the cores of this machine. Received: {count}")
@@ -136,8 +145,8 @@ def _check(candidates, rounds, calls):
 
 
 @contextlib.contextmanager
-def _nobody_s_script() -> Iterator[None]:
-    """Keeps a process that is started from running the program's script anew, which a spawned one does by itself."""
+def _without_main_module() -> Iterator[None]:
+    """Hides the main script from multiprocessing, which would run it again in each spawned process."""
     script = sys.modules["__main__"]
     sys.modules["__main__"] = types.ModuleType("__main__")
     try:
@@ -147,13 +156,13 @@ def _nobody_s_script() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _serving(candidate: Candidate, processor_time: bool) -> Iterator[Connection]:
-    """A process that has the candidate's file open, and answers through the pipe."""
-    context = multiprocessing.get_context("spawn")  # a forked one would have this one's TensorFlow
+def _start_worker(candidate: Candidate, processor_time: bool) -> Iterator[Connection]:
+    """Starts the process that times a candidate, and yields the connection to it."""
+    context = multiprocessing.get_context("spawn")  # a forked process would inherit this process's TensorFlow
     here, there = context.Pipe()
     arguments = (there, candidate.runtime, candidate.path, candidate.threads, processor_time)
-    process = context.Process(target=openers.serve, args=arguments, daemon=True)
-    with _nobody_s_script():
+    process = context.Process(target=worker.serve, args=arguments, daemon=True)
+    with _without_main_module():
         process.start()
     there.close()
     try:
@@ -161,17 +170,17 @@ def _serving(candidate: Candidate, processor_time: bool) -> Iterator[Connection]
         yield here
     finally:
         here.close()
-        process.kill()  # it holds nothing that is to be put away
+        process.kill()  # safe: there is nothing to clean up
         process.join()
 
 
 def _receive(pipe, candidate, calls):
-    """What the process says that it has opened its file; given `calls`, what it says to these."""
+    """Returns the seconds of `calls` calls; without `calls`, the first message, which says that the file is open."""
     try:
         if calls:
             pipe.send(calls)
-        elif not pipe.poll(LONGEST_START):
-            raise RuntimeError(f"{candidate.path} was not open in {candidate.runtime} after {LONGEST_START} seconds.")
+        elif not pipe.poll(START_TIMEOUT):
+            raise RuntimeError(f"{candidate.path} did not open in {candidate.runtime} within {START_TIMEOUT} seconds.")
         answer = pipe.recv()
     except (EOFError, ConnectionError) as error:
         raise RuntimeError(f"{candidate.path}: the process with {candidate.runtime} died. Out of memory?") from error

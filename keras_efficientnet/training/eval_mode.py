@@ -1,7 +1,7 @@
 """Mode eval: scores and reports of the latest checkpoint, of the best one, or of each new one."""
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, cast
 
 import tensorflow as tf
 
@@ -22,10 +22,11 @@ def make_evaluation(state: TrainState, data: Data) -> Callable[[], metrics.Outco
     The function raises ValueError with the name of the first broken image.
     """
     evaluate = metrics.make_evaluator(state.strategy, state.average)
+    shard = cast(metrics.Shard, data.valid_shard)  # there is one in every mode that evaluates
 
     def evaluate_average():
         with in_words(data.explain_valid):
-            return evaluate(data.valid_shard, data.valid_images, state.config.eval_batch_size)
+            return evaluate(shard, data.valid_images, state.config.eval_batch_size)
 
     return evaluate_average
 

@@ -90,7 +90,7 @@ def make_loss(state: TrainState) -> Loss:
     shares = state.strategy.num_replicas_in_sync * config.accumulate_steps
     decay = 0.0 if config.optimizer in DECOUPLED else config.weight_decay / shares
     decayed = decayed_variables(model, config.decay_batch_norm) if decay else []
-    smoothing, classes = config.label_smoothing, config.num_label_classes
+    smoothing, classes = config.label_smoothing, model.output_shape[-1]
 
     def compute_loss(images, labels):
         logits = model(images, training=True)

@@ -3,6 +3,8 @@
 A network of random weights magnifies every rounding error, so that no 8-bit file agrees with it.
 """
 
+import functools
+
 import keras
 import numpy as np
 
@@ -29,6 +31,7 @@ def draw_images(count, seed=1):
     return np.rint(images.clip(0, 255)).astype("float32"), classes
 
 
+@functools.cache
 def train_small(kind, steps=60):
     """Returns a network of a kind in `NETWORKS`, a quarter as wide, trained to classify the patterns."""
     keras.utils.set_random_seed(1)

@@ -1,0 +1,69 @@
+"""How the scripts in this folder start, fail and exit."""
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before TensorFlow is imported, here and in child processes
+
+from absl import app, flags, logging
+
+USER_ERRORS = (ImportError, OSError, RuntimeError, ValueError)
+
+
+def define_source_flags(output: str) -> None:
+    """Defines the flags for a trained network and its exported file.
+
+    Args:
+        output: help of --output.
+    """
+    flags.DEFINE_string("model", None, "The .keras file, or a run folder that has a model.keras.", required=True)
+    flags.DEFINE_string("output", None, output, required=True)
+    flags.DEFINE_string("labels", None, "Text file with one class name per line; by default that of the run.")
+    flags.DEFINE_bool("overwrite", False, "Replace an existing export.")
+
+
+def define_measurement_flags(least_agreement: str = "0.99 by default") -> None:
+    """Defines the flags for measuring an exported file.
+
+    Args:
+        least_agreement: the default of --least_agreement, in words.
+    """
+    images = "Images to measure on: image files, a folder of images, class folders or records, or sample."
+    flags.DEFINE_string("images", None, images)
+    flags.DEFINE_integer("image_count", 500, "Number of images to measure on, at most.", lower_bound=1)
+    agreement = f"Required share of the images with the same predicted class; {least_agreement}."
+    flags.DEFINE_float("least_agreement", None, agreement, lower_bound=0.0, upper_bound=1.0)
+
+
+def run(main: Callable[[], Sequence[str]], *, stopped: str = "Nothing was written.") -> None:
+    """Parses the flags, calls `main`, and prints the lines that it returns. A user's mistake is one line on stderr.
+
+    Args:
+        main: calls the library.
+        stopped: what Ctrl+C leaves behind, in words.
+    """
+    script = Path(sys.argv[0]).name
+
+    def parse(arguments):
+        try:
+            return flags.FLAGS(arguments)
+        except flags.Error as error:
+            sys.exit(f"{script}: {' '.join(str(error).split())}. --help lists the flags.")
+
+    def start(arguments):
+        if arguments[1:]:
+            sys.exit(f"{script}: {arguments[1]!r} is no flag. Each option is --name=value; --help lists them.")
+        try:
+            import keras  # noqa: F401  first: keras_efficientnet then registers its layers
+
+            lines = main()
+        except KeyboardInterrupt:
+            sys.exit(f"{script}: stopped. {stopped}")
+        except USER_ERRORS as error:
+            logging.debug("", exc_info=True)
+            sys.exit(f"{script}: {' '.join(str(error).split())} (--verbosity=1 shows where)")
+        print("\n".join(lines))
+
+    app.run(start, flags_parser=parse)

@@ -1,0 +1,66 @@
+"""The process that opens one model file and times calls to it, for `timing`."""
+
+import contextlib
+import os
+import time
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from typing import Any
+
+import numpy as np
+
+from keras_efficientnet.runtimes.networks import LOADERS
+
+
+def serve(pipe: Connection, runtime: str, path: str, threads: int, processor_time: bool = False) -> None:
+    """Opens a file, then times calls for the process at the other end of the pipe.
+
+    First sends the number of bytes of the images of a call, or the exception that prevented opening the file. Then for
+    each number of calls that it receives, it sends the seconds of each call, a list. Where the system supports it, the
+    process runs on `threads` cores only.
+
+    Args:
+        pipe: connection to the process that measures.
+        runtime: a key of `LOADERS`.
+        path: the file.
+        threads: threads that compute.
+        processor_time: whether to measure processor time, summed over the cores, instead of elapsed time.
+    """
+    clock = time.process_time if processor_time else time.perf_counter
+    try:
+        _use_cores(threads)
+        network = LOADERS[runtime](path, threads)
+        shape = [size or fallback for size, fallback in zip(network.shape, (1, 224, 224, 3), strict=True)]
+        images = np.random.default_rng(0).uniform(0, 255, shape).astype(network.dtype)
+        time_calls(network.run, images, 3)  # runtimes prepare during the first calls, which are not timed
+    except Exception as error:  # runtimes raise exceptions of any type; the other process raises this one
+        pipe.send(RuntimeError(f"{path} does not run in {runtime}: {type(error).__name__}: {error}"))
+        return
+    pipe.send(images.nbytes)
+    with contextlib.suppress(EOFError, ConnectionError):  # the other process has closed the pipe
+        while True:
+            calls = pipe.recv()
+            time_calls(network.run, images, 1)  # other processes have used the caches since the last call
+            pipe.send(time_calls(network.run, images, calls, clock))
+
+
+def time_calls(
+    call: Callable[[np.ndarray], Any], images: np.ndarray, calls: int, clock: Callable[[], float] = time.perf_counter
+) -> list[float]:
+    """Returns the seconds of each of several calls."""
+    seconds = []
+    for _ in range(calls):
+        start = clock()
+        call(images)
+        seconds.append(clock() - start)
+    return seconds
+
+
+def count_cores() -> int:
+    """Returns the number of cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _use_cores(count):
+    if hasattr(os, "sched_setaffinity"):  # Linux
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[-count:])
