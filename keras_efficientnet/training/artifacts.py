@@ -21,7 +21,7 @@ def write_labels(folder: RunFolder, data: Data) -> None:
 
 def write_evaluation(folder: RunFolder, outcomes: metrics.Outcomes, data: Data) -> None:
     """Writes the tables and plots of `evaluation/`; classes without names are called by their numbers."""
-    write_reports(folder.reports, outcomes, data.names)
+    write_reports(folder.reports, outcomes, data.display_names)
 
 
 def export_all(model: keras.Model, data: Data, folder: RunFolder, read: export.Reader) -> dict[str, dict[str, float]]:
