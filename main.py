@@ -1,4 +1,4 @@
-"""Trains, evaluates and exports EfficientNets. `python main.py` alone does it on the embedded handwritten digits.
+"""Trains, evaluates and exports EfficientNets. Without options: on the embedded handwritten digits.
 
 Examples:
   python main.py
@@ -22,28 +22,32 @@ from absl import app, flags, logging
 
 from keras_efficientnet.config import TrainConfig
 from keras_efficientnet.recipes import make_config
+from keras_efficientnet.runs import Preempted
+
+if typing.TYPE_CHECKING:
+    from keras_efficientnet.evaluation.predictions import Prediction
 
 FLAGS = flags.FLAGS
-PREEMPTED = 75  # exit code "try again" (EX_TEMPFAIL of sysexits.h), after SIGTERM, Ctrl-C or the loss of a host
+PREEMPTED = 75  # exit status "try again" (EX_TEMPFAIL of sysexits.h), after SIGTERM, Ctrl-C or the loss of a host
 DEFINE = {str: flags.DEFINE_string, int: flags.DEFINE_integer, float: flags.DEFINE_float, bool: flags.DEFINE_bool}
+NO_BIGTABLE = "TensorFlow no longer reads Cloud Bigtable: --data_dir takes gs://"
 
-
-# Flags of the official main.py (tensorflow/tpu, models/official/efficientnet) that are no longer there, and why
+# Flags of the official main.py (tensorflow/tpu, models/official/efficientnet) that were removed -> why
 LEFT_OUT = {
     "use_tpu": "a TPU is used where --tpu names one",
     "tpu_job_name": "TensorFlow finds the TPU's workers by itself",
     "archive_ckpt": "the best checkpoint is always kept, in archive/",
-    "batch_norm_batch_size": "--batch_norm_sync says whose images a batch norm looks at",
+    "batch_norm_batch_size": "--batch_norm_sync chooses the replicas that share batch statistics",
     "skip_host_call": "the log costs one number for each --iterations_per_loop steps",
     "log_step_count_steps": "a line is logged for each --iterations_per_loop steps",
     "num_parallel_calls": "tf.data finds the best number",
-    "bigtable_project": "TensorFlow no longer reads Cloud Bigtable: --data_dir takes gs://",
-    "bigtable_instance": "TensorFlow no longer reads Cloud Bigtable: --data_dir takes gs://",
-    "bigtable_table": "TensorFlow no longer reads Cloud Bigtable: --data_dir takes gs://",
-    "bigtable_train_prefix": "TensorFlow no longer reads Cloud Bigtable: --data_dir takes gs://",
-    "bigtable_eval_prefix": "TensorFlow no longer reads Cloud Bigtable: --data_dir takes gs://",
-    "bigtable_column_family": "TensorFlow no longer reads Cloud Bigtable: --data_dir takes gs://",
-    "bigtable_column_qualifier": "TensorFlow no longer reads Cloud Bigtable: --data_dir takes gs://",
+    "bigtable_project": NO_BIGTABLE,
+    "bigtable_instance": NO_BIGTABLE,
+    "bigtable_table": NO_BIGTABLE,
+    "bigtable_train_prefix": NO_BIGTABLE,
+    "bigtable_eval_prefix": NO_BIGTABLE,
+    "bigtable_column_family": NO_BIGTABLE,
+    "bigtable_column_qualifier": NO_BIGTABLE,
     "data_format": "always channels_last; the compiler chooses the layout of a device",
     "transpose_input": "the compiler chooses the layout of a device",
     "use_bfloat16": "--precision=bfloat16, which is the default on a TPU",
@@ -54,16 +58,19 @@ LEFT_OUT = {
 
 
 def parse_flags(argv: list[str]) -> list[str]:
-    """Parses as absl does, with a word on the official flags that are gone."""
+    """Parses flags, and explains the official flags that were removed."""
     for argument in argv[1:]:
         name = argument.lstrip("-").split("=")[0]
-        for left_out in {name, name.removeprefix("no")} & set(LEFT_OUT):
-            sys.exit(f"main.py: there is no --{left_out} here: {LEFT_OUT[left_out]}.")
-    return app.parse_flags_with_usage(argv)
+        for removed in {name, name.removeprefix("no")} & set(LEFT_OUT):
+            sys.exit(f"main.py: there is no --{removed} here: {LEFT_OUT[removed]}.")
+    try:
+        return FLAGS(argv)
+    except flags.Error as error:
+        sys.exit(f"main.py: {' '.join(str(error).split())}. --help lists the flags.")
 
 
 def define_flags() -> None:
-    """One flag for each option of TrainConfig."""
+    """Defines a flag for each option of TrainConfig."""
     hints = typing.get_type_hints(TrainConfig)
     for field in dataclasses.fields(TrainConfig):
         kind = hints[field.name]
@@ -77,37 +84,42 @@ def define_flags() -> None:
 
 
 def main(arguments: list[str]) -> None:
+    """Runs the mode that the flags ask for. A user error is reported in one line; any other has a traceback."""
     if arguments[1:]:
         sys.exit(f"main.py: {arguments[1]!r} is no flag. Each option is --name=value; --help lists them.")
-    given = {
-        field.name: FLAGS[field.name].value for field in dataclasses.fields(TrainConfig) if FLAGS[field.name].present
-    }
+    names = [field.name for field in dataclasses.fields(TrainConfig)]
+    given = {name: FLAGS[name].value for name in names if FLAGS[name].present}
     try:
-        config = make_config(**given)
-        from keras_efficientnet import training  # brings TensorFlow: after the options are known to be right
-
-        if config.mode == "preview":
-            print(f"What the network will see is in {training.preview(config)}")
-            return
-        results = training.predict(config) if config.mode == "predict" else training.run(config)
+        status = run(make_config(**given))
     except KeyboardInterrupt:
-        sys.exit("main.py: stopped. The same command goes on from the last checkpoint, or anew where there is none.")
-    except Exception as error:  # noqa: BLE001
-        if type(error).__name__ == "Preempted":
-            print(f"main.py: {error} The same command goes on from there.", file=sys.stderr)
-            sys.exit(PREEMPTED)
-        if not is_users(error):
+        sys.exit("main.py: stopped. The same command resumes from the latest checkpoint, if there is one.")
+    except Preempted as error:
+        print(f"main.py: {error} The same command resumes from the latest checkpoint.", file=sys.stderr)
+        sys.exit(PREEMPTED)
+    except Exception as error:
+        if not is_user_error(error):
             raise
         logging.debug("", exc_info=True)
-        sys.exit(f"main.py: {one_line(error)} (--verbosity=1 shows where)")
-    if isinstance(results, list):
-        sys.exit(show(results))
-    print(table(results))
-    print(f"All of it is in {config.directory}/")
+        sys.exit(f"main.py: {to_line(error)} (--verbosity=1 shows where)")
+    sys.exit(status)
 
 
-def show(predictions: list) -> int:
-    """Prints a table for each image, and what is wrong with the other files; returns the exit status."""
+def run(config: TrainConfig) -> int:
+    """Runs a mode and prints its results; returns the exit status."""
+    from keras_efficientnet import training  # imports TensorFlow, which takes seconds: only if the options are valid
+
+    if config.mode == "preview":
+        print(f"Wrote the images as the network will see them: {training.preview(config)}")
+        return 0
+    if config.mode == "predict":
+        return print_predictions(training.predict(config))
+    print(to_table(training.run(config)))
+    print(f"All files are in {config.directory}/")
+    return 0
+
+
+def print_predictions(predictions: "list[Prediction]") -> int:
+    """Prints a table for each image, and to stderr the files that could not be read; returns the exit status."""
     for prediction in predictions:
         if prediction.fault is None:
             print(prediction.file)
@@ -118,41 +130,40 @@ def show(predictions: list) -> int:
     return 1 if faults else 0
 
 
-def is_users(error: Exception) -> bool:
-    """Whether the message says all: a wrong option or file, and not a fault of the program."""
-    return isinstance(error, (ValueError, OSError, RuntimeError, ImportError)) or type(error).__module__.startswith(
-        "tensorflow"
-    )
+def is_user_error(error: Exception) -> bool:
+    """Returns whether the message is enough: an option or a file is wrong, not the program."""
+    is_tensorflow = type(error).__module__.startswith("tensorflow")
+    return is_tensorflow or isinstance(error, (ValueError, OSError, RuntimeError, ImportError))
 
 
-def one_line(error: Exception) -> str:
-    """The message without the places in the graph that TensorFlow adds."""
+def to_line(error: Exception) -> str:
+    """Returns the message in one line, without the positions in the graph that TensorFlow adds."""
     message = getattr(error, "message", None) or str(error)
-    assertion = re.search(r"assertion failed: \[(.*)\]", message)  # what follows and goes before is for programmers
+    assertion = re.search(r"assertion failed: \[(.*)\]", message)  # the text around it describes the graph
     message = assertion.group(1) if assertion else message
     message = re.sub(r"\{\{[^}]*\}\}", "", message).split("[[")[0]
     return " ".join(message.split())
 
 
-def table(results: dict[str, typing.Any]) -> str:
-    """The results in columns."""
+def to_table(results: dict[str, typing.Any]) -> str:
+    """Returns the results of a run as a table, with a line on its steps and one on broken records, if any."""
     lines = [f"{'':12} {'top-1':>8} {'top-5':>8} {'ECE':>8} {'agrees':>8} {'MB':>8}"] if "model" in results else []
-    for name in ("model", "saved_model", "tflite"):
-        row = results.get(name)
-        if row:
-            keys = ("top_1_accuracy", "top_5_accuracy", "expected_calibration_error", "agreement")
-            percents = (row.get(key) for key in keys)
-            cells = [f"{100 * value:7.2f}%" if value is not None else f"{'-':>8}" for value in percents]
-            size = f"{row['bytes'] / 1e6:8.1f}" if "bytes" in row else f"{'-':>8}"
-            lines.append(f"{name:12} {' '.join(cells)} {size}")
-    if results.get("broken_records"):
-        lines.append(
-            f"{len(results['broken_records'])} broken records were left out: {results['broken_records'][0]}; ..."
-        )
-    lines.append(f"{results['steps']} steps, {results['seconds']:.0f} s of training")
-    if results.get("best"):
-        lines[-1] += f"; best top-1 {100 * results['best']['top_1_accuracy']:.2f}% at step {results['best']['step']}"
+    lines += [to_row(name, results[name]) for name in ("model", "saved_model", "tflite") if results.get(name)]
+    broken = results.get("broken_records")
+    if broken:
+        lines.append(f"{len(broken)} broken records were skipped: {broken[0]}; ...")
+    best = results.get("best")
+    summary = f"; best top-1 {100 * best['top_1_accuracy']:.2f}% at step {best['step']}" if best else ""
+    lines.append(f"{results['steps']} steps, {results['seconds']:.0f} s of training{summary}")
     return "\n".join(lines)
+
+
+def to_row(name: str, row: dict[str, float]) -> str:
+    """Returns a row of the table: scores in percent, and the size in megabytes."""
+    keys = ("top_1_accuracy", "top_5_accuracy", "expected_calibration_error", "agreement")
+    cells = [f"{100 * row[key]:7.2f}%" if row.get(key) is not None else f"{'-':>8}" for key in keys]
+    size = f"{row['bytes'] / 1e6:8.1f}" if "bytes" in row else f"{'-':>8}"
+    return f"{name:12} {' '.join(cells)} {size}"
 
 
 define_flags()

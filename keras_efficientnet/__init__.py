@@ -1,14 +1,15 @@
-"""EfficientNet for Keras 3: models, training, export. Every public name stands here, and is loaded when it is used.
+"""EfficientNet for Keras 3: models, training, export. Lists every public name, and loads its module on first use.
 
 `from keras_efficientnet import architectures, profiling` needs neither TensorFlow nor Keras.
 """
 
 import importlib
 import sys
+from typing import Any
 
 __version__ = "0.1.0"
 
-_HOME = {  # public name -> the module it lives in
+_HOME = {  # public name -> its module
     "EfficientNetB0": "models",
     "EfficientNetB1": "models",
     "EfficientNetB2": "models",
@@ -51,14 +52,14 @@ _HOME = {  # public name -> the module it lives in
     "preprocess_input": "models",
     "profile": "profiling",
 }
-_MODULES = ("conversion", "export", "pretrained", "training")  # that README names after `import keras_efficientnet`
+_MODULES = ("export", "training", "weights")  # available after `import keras_efficientnet`
 __all__ = [*_HOME]
 
-if sys.modules.get("keras"):  # so that keras.saving.load_model knows our layers
+if sys.modules.get("keras"):  # registers our layers for keras.saving.load_model
     importlib.import_module("keras_efficientnet.layers")
 
 
-def __getattr__(name: str):
+def __getattr__(name: str) -> Any:
     if name in _MODULES:
         return importlib.import_module(f"{__name__}.{name}")
     if name not in _HOME:
@@ -66,5 +67,5 @@ def __getattr__(name: str):
     return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
 
 
-def __dir__():
+def __dir__() -> list[str]:
     return [*globals(), *__all__, *_MODULES]

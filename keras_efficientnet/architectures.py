@@ -1,4 +1,4 @@
-"""What each EfficientNet is: the tables of the papers and the rounding rules. Standard library only.
+"""Defines every EfficientNet: the tables of the papers, and the rules that round them. Standard library only.
 
 Source: Tan & Le 2019, arxiv.org/abs/1905.11946; the code of its authors, github.com/tensorflow/tpu.
 """
@@ -9,49 +9,55 @@ from typing import Any, NamedTuple
 
 
 class Stage(NamedTuple):
+    """A row of a paper's table: blocks in sequence at the same number of channels."""
+
     kernel: int  # side of the depthwise window, in pixels
     repeats: int  # blocks at depth 1.0
     filters: int  # output channels at width 1.0
     expansion: int  # channels inside a block, as a multiple of those entering it
-    stride: int  # of the first block; the others have 1
-    fused: bool = False  # one full convolution widens and filters, in place of a pointwise and a depthwise one
-    conditional: bool = False  # the convolutions mix experts, by weights drawn from the block's input
-    skips: bool = True  # False: no block of the stage has a shortcut
-    widened_from: int | None = None  # at width 1.0; what the first block expands from, if not from what enters it
+    stride: int  # of the first block; the others have stride 1
+    fused: bool = False  # one full convolution replaces the widening and the depthwise convolution
+    conditional: bool = False  # convolutions mix several kernels (experts), weighted by the block's input
+    skips: bool = True  # False: no block of the stage has a skip connection
+    widened_from: int | None = None  # at width 1.0: channels that the first block expands from, if not its input's
 
 
 class PrunedStage(NamedTuple):
+    """Channels that pruning left in the blocks of a stage."""
+
     filters: int  # output channels, final
     wide: tuple[int, ...]  # channels inside each block
     squeezed: tuple[int, ...]  # channels inside each block's squeeze-and-excite
 
 
 class BlockSpec(NamedTuple):
+    """A block of a network, with its final channels."""
+
     name: str  # as in keras.applications: "block2a"
     kernel: int
     stride: int
     filters_in: int
-    filters_wide: int  # channels of the depthwise filter
-    filters_squeezed: int  # channels inside squeeze-and-excite; 0: the block has none
+    filters_wide: int  # channels of the depthwise convolution
+    filters_squeezed: int  # channels inside squeeze-and-excite; 0: no squeeze-and-excite
     filters_out: int
-    widens: bool  # a convolution of its own makes the wide channels
-    skip: bool  # the input is added to the output
-    fused: bool = False  # the widening convolution is also the filter
-    experts: int = 0  # kernels that each convolution mixes; 0: it has one
+    widens: bool  # a pointwise convolution comes before the depthwise one
+    skip: bool  # the block's input is added to its output
+    fused: bool = False  # one full convolution replaces the widening and the depthwise convolution
+    experts: int = 0  # kernels that each convolution mixes; 0: an ordinary convolution
 
 
 STEM_FILTERS, HEAD_FILTERS = 32, 1280  # at width 1.0
-SQUEEZE_RATIO = 0.25  # of the channels that enter the block, not of the widened ones
+SQUEEZE_RATIO = 0.25  # of the channels that enter the block, not of its wide channels
 TOTAL_STRIDE = 32
 
-# Of the pixels, red, green, blue, 0 to 255. Source: tensorflow/tpu, efficientnet_builder.py, and its directories
-# condconv, lite and edgetpu; the third: timm, default_cfgs of the pruned networks (0.5 of pixels from 0 to 1)
+# Pixel statistics of red, green and blue, 0 to 255. Source: tensorflow/tpu, efficientnet_builder.py and its directories
+# condconv, lite and edgetpu; HALVED: timm, default_cfgs of the pruned networks (0.5 of pixels from 0 to 1)
 MEAN_RGB = (0.485 * 255, 0.456 * 255, 0.406 * 255)
 STDDEV_RGB = (0.229 * 255, 0.224 * 255, 0.225 * 255)
 CENTRED: dict[str, Any] = {"mean": (127.0,) * 3, "deviation": (128.0,) * 3}
 HALVED: dict[str, Any] = {"mean": (127.5,) * 3, "deviation": (127.5,) * 3}
 
-# Tan & Le 2019, table 1, stages 2 to 8 (its column of strides is shifted by one: github.com/tensorflow/tpu/issues/383)
+# Tan & Le 2019, table 1, stages 2 to 8 (its stride column is shifted by one: github.com/tensorflow/tpu/issues/383)
 # fmt: off
 STAGES = (
     #     kernel repeats filters expansion stride
@@ -63,7 +69,7 @@ STAGES = (
     Stage(5,     4,      192,    6,        2),
     Stage(3,     1,      320,    6,        1),
 )
-# Yang et al. 2019, arxiv.org/abs/1904.04971: experts in the last three; tensorflow/tpu, condconv
+# Yang et al. 2019, arxiv.org/abs/1904.04971: experts in the last three stages; tensorflow/tpu, condconv
 CONDCONV_STAGES = STAGES[:4] + tuple(stage._replace(conditional=True) for stage in STAGES[4:])
 # tensorflow/tpu, edgetpu/efficientnet_edgetpu_builder.py
 EDGETPU_STAGES = (
@@ -76,7 +82,7 @@ EDGETPU_STAGES = (
     Stage(5,     2,      192,    8,        2),
 )
 
-# What the search of Aflalo et al. 2020, arxiv.org/abs/2002.08258, left of B1 to B3: timm/models/_pruned/*.txt
+# B1 to B3 pruned by Aflalo et al. 2020, arxiv.org/abs/2002.08258: timm/models/_pruned/*.txt
 B1_PRUNED = (
     PrunedStage(16, (32, 16), (8, 4)),
     PrunedStage(12, (48, 62, 48), (4, 6, 6)),
@@ -108,30 +114,32 @@ B3_PRUNED = (
 
 
 class Variant(NamedTuple):
-    width: float  # multiplies the channels
+    """Everything that distinguishes one network from another."""
+
+    width: float  # multiplies channels
     depth: float  # multiplies the blocks of a stage
-    resolution: int  # side of the images it was made for, in pixels
-    dropout: float  # before the classifier
-    top_1: float  # published accuracy on ImageNet, in percent; the sources stand with the rows
+    resolution: int  # side of its training images, in pixels
+    dropout: float  # rate before the classifier
+    top_1: float  # published accuracy on ImageNet, in percent; see the sources above VARIANTS
     top_5: float
-    timm: str | None = None  # the network's name there
-    megabytes: float | None = None  # the file of weights, where a model card states it
+    timm: str | None = None  # timm's name of the network
+    megabytes: float | None = None  # size of the weights file, where a model card states it
     stages: tuple[Stage, ...] = STAGES
-    experts: int = 0  # of a conditional stage
-    pruned: tuple[PrunedStage, ...] | None = None  # final channels, in place of those from `width`
+    experts: int = 0  # kernels that a conditional stage mixes
+    pruned: tuple[PrunedStage, ...] | None = None  # final channels, instead of those from `width`
     squeeze_ratio: float = SQUEEZE_RATIO  # 0: no squeeze-and-excite
     activation: str = "swish"
-    fixed_ends: bool = False  # `width` does not scale stem and head, nor `depth` the first and the last stage
+    fixed_ends: bool = False  # `width` leaves stem and head as they are, `depth` the first and last stage
     padding: str = "same"  # "same" as in TensorFlow, or "symmetric" as in PyTorch
     epsilon: float = 1e-3  # of batch norm
     mean: tuple[float, ...] = MEAN_RGB
     deviation: tuple[float, ...] = STDDEV_RGB
     interpolation: str = "bicubic"  # that resizes its images
-    crop_padding: int = 32  # pixels around the central crop that evaluation takes
+    crop_padding: int = 32  # pixels around the central crop in evaluation
 
     @property
     def crop_fraction(self) -> float:
-        """The share of an image's shorter side that the central crop takes."""
+        """Returns the share of an image's shorter side that the central crop covers."""
         return self.resolution / (self.resolution + self.crop_padding)
 
 
@@ -154,9 +162,9 @@ TORCH: dict[str, Any] = {"padding": "symmetric", "epsilon": 1e-5}
 
 # Coefficients: tensorflow/tpu, models/official/efficientnet, *_builder.py, efficientnet_params and the like; -torch:
 # torchvision/models/efficientnet.py. Accuracies: timm/results/results-imagenet.csv (B0 to B7 trained with AutoAugment,
-# B8 with RandAugment, L2 NoisyStudent), measured with its own preprocessing: CondConv, Lite and EdgeTPU with mean and
-# deviation 127.5, Lite3 and Lite4 at 300 and 380 pixels. -torch: the first weights of torchvision's table.
-# Megabytes: the model cards of timm, where CondConv's "FLOPs" miss the conditional convolutions (README.md).
+# B8 with RandAugment, L2 with Noisy Student), measured with timm's preprocessing: CondConv, Lite and EdgeTPU with mean
+# and deviation 127.5, Lite3 and Lite4 at 300 and 380 pixels. -torch: the first weights in torchvision's table.
+# Megabytes: timm's model cards, whose "FLOPs" for CondConv omit the conditional convolutions.
 # fmt: off
 VARIANTS = {
     #                          width depth resolution dropout top_1   top_5   timm
@@ -170,7 +178,7 @@ VARIANTS = {
     "efficientnet-b7": Variant(2.0,  3.1,  600,       0.5,    84.424, 96.908, "tf_efficientnet_b7"),
     "efficientnet-b8": Variant(2.2,  3.6,  672,       0.5,    85.344, 97.392, "tf_efficientnet_b8"),
     "efficientnet-l2": Variant(4.3,  5.3,  800,       0.5,    88.360, 98.656, "tf_efficientnet_l2"),
-    # CondConv B1 at timm's 240 pixels; the authors, who call it b0-8e-depth, ran it at 224
+    # CondConv B1 at timm's 240 pixels; its authors call it b0-8e-depth and ran it at 224
     "efficientnet-condconv-b0-4e": Variant(
         1.0, 1.0, 224, 0.25, 77.324, 93.334, "tf_efficientnet_cc_b0_4e", 51.01, experts=4, **CONDCONV),
     "efficientnet-condconv-b0-8e": Variant(
@@ -196,7 +204,7 @@ VARIANTS = {
     "efficientnet-b2-torch": Variant(1.1, 1.2, 288, 0.3, 80.608, 95.310, "efficientnet_b2", crop_padding=0, **TORCH),
     "efficientnet-b3-torch": Variant(1.2, 1.4, 300, 0.3, 82.008, 96.054, "efficientnet_b3", crop_padding=20, **TORCH),
     "efficientnet-b4-torch": Variant(1.4, 1.8, 380, 0.4, 83.384, 96.594, "efficientnet_b4", crop_padding=4, **TORCH),
-    # trained with SAME padding and published with this one (facts of torchvision, not of timm's efficientnet_b5)
+    # trained with SAME padding, published with symmetric padding; of torchvision, unlike timm's efficientnet_b5
     "efficientnet-b5-torch": Variant(1.6, 2.2, 456, 0.4, 83.444, 96.628, padding="symmetric", crop_padding=0),
     "efficientnet-b6-torch": Variant(1.8, 2.6, 528, 0.5, 84.008, 96.916, padding="symmetric", crop_padding=0),
     "efficientnet-b7-torch": Variant(2.0, 3.1, 600, 0.5, 84.122, 96.908, padding="symmetric", crop_padding=0),
@@ -207,10 +215,10 @@ OTHER_NAMES["efficientnet-condconv-b0-8e-depth"] = "efficientnet-condconv-b1-8e"
 
 
 def official_name(name: str) -> str:
-    """The name that the table knows `name` by: itself, timm's ("tf_efficientnet_b0"), or the official code's.
+    """Returns the name in VARIANTS for a name in VARIANTS, in timm ("tf_efficientnet_b0") or in the official code.
 
     Raises:
-        ValueError: no variant is called so.
+        ValueError: the name is unknown; the message suggests the closest one.
     """
     official = OTHER_NAMES.get(name, name)
     if official not in VARIANTS:
@@ -221,32 +229,40 @@ def official_name(name: str) -> str:
 
 
 def keras_name(name: str) -> str:
-    """What models of a variant are called by default, as in keras.applications: "efficientnetb0"."""
+    """Returns the default name of a variant's models, as in keras.applications: "efficientnetb0"."""
     return name.replace("-", "", 1).replace("-", "_").lower()
 
 
 def find_variant(name: str) -> Variant:
-    """The row of `official_name(name)`; raises as it does."""
+    """Returns the row of `official_name(name)`; raises like it."""
     return VARIANTS[official_name(name)]
 
 
 def round_filters(filters: int, width: float) -> int:
-    """`filters` times `width`, to the nearest multiple of 8, and never below nine tenths of the product."""
+    """Rounds `filters` times `width` to the nearest multiple of 8, but never below 90% of the product."""
     scaled = filters * width
     rounded = max(8, int(scaled + 4) // 8 * 8)
     return rounded + 8 if rounded < 0.9 * scaled else rounded
 
 
 def stem_filters(variant: Variant) -> int:
+    """Returns the channels of the first convolution."""
     return STEM_FILTERS if variant.fixed_ends else round_filters(STEM_FILTERS, variant.width)
 
 
 def head_filters(variant: Variant) -> int:
+    """Returns the channels of the last convolution."""
     return HEAD_FILTERS if variant.fixed_ends else round_filters(HEAD_FILTERS, variant.width)
 
 
 def blocks(variant: Variant) -> tuple[BlockSpec, ...]:
-    """Every block of the network in order, with its final widths. Everything else reads this."""
+    """Returns every block of a network in order, with its final channels. Models and profiles are made from these.
+
+    Example:
+        >>> from keras_efficientnet.architectures import blocks, find_variant
+        >>> [block.name for block in blocks(find_variant("efficientnet-b0"))][:3]
+        ['block1a', 'block2a', 'block2b']
+    """
     rows: list[BlockSpec] = []
     for number, stage in enumerate(variant.stages, start=1):
         filters_out = round_filters(stage.filters, variant.width)
@@ -281,7 +297,7 @@ def _prune(rows: list[BlockSpec], pruned: tuple[PrunedStage, ...]) -> tuple[Bloc
     channels = [(stage.filters, *pair) for stage in pruned for pair in zip(stage.wide, stage.squeezed, strict=True)]
     if len(channels) != len(rows):
         raise ValueError(
-            f"A pruned network has {len(channels)} blocks; its depth gives {len(rows)}. Leave `depth` alone."
+            f"A pruned network has {len(channels)} blocks, its depth gives {len(rows)}. Do not change `depth`."
         )
     filters_in = rows[0].filters_in
     for index, (filters_out, wide, squeezed) in enumerate(channels):

@@ -1,9 +1,10 @@
-"""The public builders: one for each row of `architectures.VARIANTS`, all made from the row."""
+"""Builds models: a builder for each row of `architectures.VARIANTS`, and functions for their inputs and outputs."""
 
 import csv
 import fnmatch
 import functools
 import inspect
+import os
 import re
 from collections.abc import Callable, Sequence
 from importlib import resources
@@ -27,16 +28,23 @@ from keras_efficientnet.architectures import (
 )
 from keras_efficientnet.blocks import classify, convolve, mbconv
 from keras_efficientnet.weights import pretrained
-from keras_efficientnet.weights.loading import load_weights
+from keras_efficientnet.weights.loading import load_weights, resolve_weights
 
-BACKGROUND = ("background", "background")  # stands where a class has its WordNet id and its name
+BACKGROUND = ("background", "background")  # instead of a class's WordNet id and name
+BUILDER_EXAMPLE = """    Example:
+        >>> from keras_efficientnet import EfficientNetB0
+        >>> model = EfficientNetB0(classes=10, input_shape=(64, 64, 3))  # weights="imagenet" fine-tunes published ones
+        >>> model.compile("adam", "sparse_categorical_crossentropy")
+        >>> model.output_shape
+        (None, 10)
+    """
 POOLING = {None: None, "avg": layers.GlobalAveragePooling2D, "max": layers.GlobalMaxPooling2D}
 
 
 def make_model(
     variant: Variant,
     include_top: bool = True,
-    weights: str | None = None,
+    weights: str | os.PathLike[str] | None = None,
     input_tensor: Any = None,
     input_shape: Sequence[int | None] | None = None,
     pooling: str | None = None,
@@ -48,53 +56,60 @@ def make_model(
     *,
     name: str | None = None,
 ) -> keras.Model:
-    """Builds the network of a row of the table: a flat functional model with the layer names of keras.applications.
+    """Builds a network of your own as a functional Keras model; see `EfficientNetB0` for the networks of the papers.
+
+    The model takes pixels from 0 to 255, [batch, height, width, 3], and returns class probabilities, [batch, classes].
+    Its layers have the names of keras.applications. Compile, fit and save it like any Keras model.
 
     Args:
-        variant: the row; may be one of your own.
-        include_top: whether pooling, dropout and classifier are part of it.
-        weights: None, or the path of a file: see `load_weights`; or else a name, "imagenet": see `list_pretrained`.
-        input_tensor: tensor of another model's graph to build on, [batch, height, width, channels].
-        input_shape: (height, width, channels), each size at least 32, or None for any. By default the variant's
-            resolution in RGB, and (None, None, 3) without the top.
-        pooling: without the top, what follows the last activation: None, "avg" or "max".
-        classes: outputs of the classifier.
-        classifier_activation: name in `keras.activations`; None for logits.
-        include_preprocessing: whether it takes pixels from 0 to 255 and normalises them, as named weights want it or
-            else the variant; without it see `preprocess_input`. One channel takes the average of three, more in turn.
-        dropout_rate: before the classifier, in [0, 1); the variant's own by default.
-        drop_path_rate: chance in [0, 1) that training skips the last block for an image; of block i of n, i / n of it.
-        name: of the model.
+        variant: row of the network, as in VARIANTS.
+        include_top: whether to include pooling, dropout and the classifier. False returns feature maps.
+        weights: None for random weights; the name of published weights, "imagenet", see `list_pretrained`; or the path
+            of a weights file or a run folder, see `load_weights`.
+        input_tensor: Keras tensor to build on instead of a new input, [batch, height, width, channels].
+        input_shape: (height, width, channels), each size at least 32, or None for any size. By default the network's
+            resolution in RGB, or (None, None, 3) without the top.
+        pooling: pooling after the last activation, without the top: None, "avg" or "max".
+        classes: number of classes. With published weights, another number than 1000 gives a new classifier.
+        classifier_activation: name in `keras.activations`, or None for logits.
+        include_preprocessing: whether the model normalises pixels: with the statistics of the named weights, else of
+            the network. Grayscale uses their mean; extra channels cycle through RGB. If False, see `preprocess_input`.
+        dropout_rate: rate before the classifier, in [0, 1); by default the network's own.
+        drop_path_rate: probability in [0, 1) that training skips a block for an image (stochastic depth). Block i of n,
+            counted from 0, is skipped with i / n of it.
+        name: name of the model.
+
+    Returns:
+        A `keras.Model`.
 
     Raises:
-        ValueError: an argument out of its range, or weights that do not exist or fit.
-        OSError: there is no such file of weights, or named ones are not in the cache and could not be fetched.
+        ValueError: an argument is out of range, or there are no such weights, or they do not match.
+        OSError: there is no such file, or published weights are not in the cache and cannot be downloaded.
+
+    Example:
+        >>> from keras_efficientnet.architectures import VARIANTS
+        >>> from keras_efficientnet.models import make_model
+        >>> half_as_wide = VARIANTS["efficientnet-b0"]._replace(width=0.5, resolution=160)
+        >>> make_model(half_as_wide, classes=10).input_shape
+        (None, 160, 160, 3)
     """
     _check(pooling, classes, dropout_rate, drop_path_rate)
-    variant, weights = _fetch_weights(variant, weights) if pretrained.is_name(weights) else (variant, weights)
+    source = resolve_weights(weights, variant=variant)
+    variant, file = source.variant or variant, source.fetch()
     image = _make_input(variant, include_top, input_tensor, input_shape)
-    x = _extract(_normalize(image, variant) if include_preprocessing else image, variant, drop_path_rate)
+    x = _apply_backbone(_normalize(image, variant) if include_preprocessing else image, variant, drop_path_rate)
     if include_top:
         rate = variant.dropout if dropout_rate is None else dropout_rate
         x = classify(x, classes, dropout_rate=rate, activation=classifier_activation)
     elif pooling:
         x = POOLING[pooling](name=f"{pooling}_pool")(x)
-    model = keras.Model(_sources(image), x, name=name or "efficientnet")
-    if weights is not None:
-        load_weights(model, weights)
+    model = keras.Model(_model_inputs(image), x, name=name or "efficientnet")
+    if file is not None:
+        load_weights(model, file)
     return model
 
 
-def _fetch_weights(variant, name):
-    """The variant with the mean and deviation of published weights, and the path of their file."""
-    model_name = next((known for known, row in VARIANTS.items() if row == variant), None)
-    if model_name is None:
-        raise ValueError(f"`weights` must be None or the path of a file for a network of your own. Received: {name!r}")
-    row = pretrained.find(model_name, name)
-    return row.normalised(variant), pretrained.fetch(row)
-
-
-def _extract(x, variant, drop_path_rate):
+def _apply_backbone(x, variant, drop_path_rate):
     common = {"variant": variant, "activation": variant.activation}
     x = convolve(x, stem_filters(variant), kernel=3, stride=2, name="stem", **common)
     specs = blocks(variant)
@@ -135,9 +150,9 @@ def _make_input(variant, include_top, input_tensor, input_shape):
     return input_tensor if keras.backend.is_keras_tensor(input_tensor) else keras.Input(tensor=input_tensor)
 
 
-def _sources(image):
-    sources = keras.utils.get_source_inputs(image)
-    return sources[0] if len(sources) == 1 else sources
+def _model_inputs(image):
+    inputs = keras.utils.get_source_inputs(image)
+    return inputs[0] if len(inputs) == 1 else inputs
 
 
 def _normalize(images, variant):
@@ -157,13 +172,15 @@ def builder(variant_name: str) -> Callable[..., keras.Model]:
     signature = inspect.signature(make_model)
     _, *others = signature.parameters.values()
     build.__signature__ = signature.replace(parameters=others)  # type: ignore[attr-defined]
-    build.__doc__ = (make_model.__doc__ or "").replace("the network of a row of the table", variant_name)
-    build.__doc__ = re.sub(r" *variant: .*\n", "", build.__doc__)
+    _, body = (make_model.__doc__ or "").split("\n", 1)
+    body = re.sub(r" *variant: .*\n", "", body.partition("    Example:\n")[0])
+    example = BUILDER_EXAMPLE if variant_name == "efficientnet-b0" else "    See `EfficientNetB0` for an example.\n    "
+    build.__doc__ = f"Builds {variant_name} as a functional Keras model.\n{body}{example}"
     return build
 
 
 def builder_name(variant_name: str) -> str:
-    """The builder's name: "efficientnet-condconv-b0-4e" is built by `EfficientNetCondConvB0_4E`."""
+    """Returns the name of a variant's builder: `EfficientNetCondConvB0_4E` builds "efficientnet-condconv-b0-4e"."""
     words = {"condconv": "CondConv", "edgetpu": "EdgeTPU", "4e": "_4E", "8e": "_8E"}
     return "EfficientNet" + "".join(words.get(word, word.capitalize()) for word in variant_name.split("-")[1:])
 
@@ -203,16 +220,21 @@ EfficientNetB6Torch = BUILDERS["efficientnet-b6-torch"]
 EfficientNetB7Torch = BUILDERS["efficientnet-b7-torch"]
 
 
-def create_model(model_name: str, **arguments) -> keras.Model:
+def create_model(model_name: str, **arguments: Any) -> keras.Model:
     """Builds a model by its name.
 
     Args:
-        model_name: the official name, "efficientnet-b0", or timm's, "tf_efficientnet_b0"; with a point and a name of
-            published weights behind it, "tf_efficientnet_b0.ns_jft_in1k", these are its `weights`.
-        **arguments: those of the builders; see `EfficientNetB0`.
+        model_name: official name, "efficientnet-b0", or timm's, "tf_efficientnet_b0". A dot and a name of published
+            weights may follow, "tf_efficientnet_b0.ns_jft_in1k"; they are the model's `weights`.
+        **arguments: arguments of the builder; see `EfficientNetB0`.
 
     Raises:
-        ValueError: unknown name, weights asked for twice, or as the builders.
+        ValueError: the name is unknown, weights are given twice, or the builder raises.
+
+    Example:
+        >>> from keras_efficientnet import create_model
+        >>> create_model("tf_efficientnet_b0", classes=10).name
+        'efficientnetb0'
     """
     network, _, weights = model_name.partition(".")
     if weights and arguments.get("weights") is not None:
@@ -221,56 +243,74 @@ def create_model(model_name: str, **arguments) -> keras.Model:
 
 
 def list_models(pattern: str = "*") -> list[str]:
-    """The networks whose name, or name in timm, `pattern` matches as in a shell: "*b?", "tf_efficientnet_cc*"."""
+    """Lists the networks whose name, or name in timm, matches a shell pattern: "*b?", "tf_efficientnet_cc*".
+
+    Example:
+        >>> from keras_efficientnet import list_models
+        >>> list_models("*edgetpu*")
+        ['efficientnet-edgetpu-S', 'efficientnet-edgetpu-M', 'efficientnet-edgetpu-L']
+    """
     others = {OTHER_NAMES[name] for name in fnmatch.filter(OTHER_NAMES, pattern)}
     return [name for name in VARIANTS if name in others or fnmatch.fnmatchcase(name, pattern)]
 
 
 def features(model: keras.Model) -> keras.Model:
-    """The network without its head, for detection and segmentation: the last map of each size.
+    """Returns the backbone of a model, for detection and segmentation: the last feature map of each size.
 
     Args:
-        model: built by this package or loaded from its file, with or without a top; the result shares its weights.
+        model: built by this package or loaded from its file, with or without a top. The backbone shares its weights.
 
     Returns:
-        A model from the same input to a dictionary of "P1" to "P5", the outputs of the last blocks at strides 2, 4, 8,
-        16 and 32: P`n` is [batch, ceil(height / 2 ** n), ceil(width / 2 ** n), channels].
+        A model with the same input and a dictionary of outputs, "P1" to "P5": the outputs of the last blocks at strides
+        2, 4, 8, 16 and 32. P`n` is [batch, ceil(height / 2 ** n), ceil(width / 2 ** n), channels].
 
     Raises:
         ValueError: the model has no blocks of an EfficientNet.
+
+    Example:
+        >>> from keras_efficientnet import EfficientNetB0, features
+        >>> features(EfficientNetB0(input_shape=(64, 64, 3))).output["P5"].shape
+        (None, 2, 2, 320)
     """
     ends: dict[int, Any] = {}
     stride = 2  # of the stem
     for layer in model.layers:
-        place = re.fullmatch(r"block\d+[a-z]+_(dwconv|expand_conv|project_bn|add)", layer.name)
-        if place and place[1] in ("dwconv", "expand_conv"):
+        match = re.fullmatch(r"block\d+[a-z]+_(dwconv|expand_conv|project_bn|add)", layer.name)
+        if match and match[1] in ("dwconv", "expand_conv"):
             stride *= np.max(layer.strides)
-        elif place:
+        elif match:
             ends[int(stride)] = layer.output
     if [*ends] != [2, 4, 8, 16, 32]:
         inner = [layer.name for layer in model.layers if isinstance(layer, keras.Model)]
-        hint = f" Give {model.name}.get_layer({inner[0]!r})." if inner else ""
+        hint = f" Pass {model.name}.get_layer({inner[0]!r})." if inner else ""
         raise ValueError(
-            f"`model` must be an EfficientNet of this package. {model.name} has maps at strides {[*ends]}.{hint}"
+            "`model` must be an EfficientNet of this package. "
+            f"{model.name} has feature maps at strides {[*ends]}.{hint}"
         )
     return keras.Model(model.input, {f"P{n}": x for n, x in enumerate(ends.values(), 1)}, name=f"{model.name}_features")
 
 
-def preprocess_input(images, model_name: str = "efficientnet-b0", weights: str | None = None):
-    """Normalises pixels for a network built with `include_preprocessing=False`.
+def preprocess_input(images: Any, model_name: str = "efficientnet-b0", weights: str | None = None) -> Any:
+    """Normalises pixels for a model built with `include_preprocessing=False`.
 
     Args:
-        images: values from 0 to 255, [..., height, width, channels]; array or tensor of any type.
-        model_name: the network they are for.
-        weights: the name of its published weights, which may have been trained on other pixels than the network's own:
-            "advprop". None for those of the network.
+        images: array or tensor of pixels from 0 to 255, [..., height, width, channels], of any type.
+        model_name: name of the network.
+        weights: name of its published weights, whose pixel statistics may differ from the network's: "advprop". None
+            for the statistics of the network.
 
     Returns:
-        (images - mean) / deviation of those pixels, channel by channel, in floating point; same shape. One
-        channel takes the average of the three of RGB, more than three take them in turn.
+        (images - mean) / deviation for each channel, in floating point, of the same shape. Grayscale uses the mean of
+        the RGB statistics; extra channels cycle through RGB.
 
     Raises:
-        ValueError: unknown model or weights, or the last axis is too long for channels.
+        ValueError: the network or the weights are unknown, or the last axis is too long for channels.
+
+    Example:
+        >>> import numpy as np
+        >>> from keras_efficientnet import preprocess_input
+        >>> preprocess_input(np.full((1, 1, 3), 255.0), "efficientnet-lite0")
+        array([[[1., 1., 1.]]], dtype=float32)
     """
     if images.shape[-1] >= TOTAL_STRIDE:
         raise ValueError(f"`images` must be [..., height, width, channels]. Received: shape={tuple(images.shape)}")
@@ -284,19 +324,25 @@ def preprocess_input(images, model_name: str = "efficientnet-b0", weights: str |
     )
 
 
-def decode_predictions(probabilities, top: int = 5) -> list[list[tuple[str, str, float]]]:
-    """The names of the likeliest of the 1000 ImageNet classes. Needs no download.
+def decode_predictions(probabilities: Any, top: int = 5) -> list[list[tuple[str, str, float]]]:
+    """Returns the names of the most probable ImageNet classes. Downloads nothing.
 
     Args:
-        probabilities: [batch, 1000]; or [batch, 1001] of a network whose class 0 is the background, as the official
-            code trains with --num_label_classes=1001, which is then named ("background", "background").
-        top: how many to name for each image.
+        probabilities: [batch, 1000]; or [batch, 1001] where class 0 is the background, as the official code trains
+            with --num_label_classes=1001. The background is ("background", "background").
+        top: number of classes for each image.
 
     Returns:
-        For each image (WordNet id, name, score), the best first.
+        For each image a list of (WordNet id, name, probability), the highest first.
 
     Raises:
-        ValueError: the shape is another.
+        ValueError: the shape differs.
+
+    Example:
+        >>> import numpy as np
+        >>> from keras_efficientnet import decode_predictions
+        >>> decode_predictions(np.eye(1, 1000, 207), top=1)
+        [[('n02099601', 'golden retriever', 1.0)]]
     """
     scores = np.asarray(keras.ops.convert_to_numpy(probabilities))
     classes = imagenet_classes(scores.shape[1]) if scores.ndim == 2 else []
@@ -310,9 +356,9 @@ def decode_predictions(probabilities, top: int = 5) -> list[list[tuple[str, str,
 
 
 def imagenet_classes(count: int = 1000) -> list[tuple[str, str]]:
-    """(WordNet id, name) of the 1000 classes, in the order of every published classifier.
+    """Returns (WordNet id, name) of the ImageNet classes, in the order of all published classifiers.
 
-    Of a classifier for 1001 the background comes before them; of one for any other number none is known.
+    For a `count` of 1001 the background comes first; for any other count than 1000 and 1001 the list is empty.
     """
     text = resources.files("keras_efficientnet").joinpath("data/imagenet_classes.csv").read_text("utf-8")
     classes = [(wordnet_id, name) for wordnet_id, name in csv.reader(text.splitlines())]

@@ -1,44 +1,61 @@
-"""The optimizers of the published recipes that Keras lacks, their learning rates over time, and averaged weights."""
+"""Optimizers of the published recipes that Keras lacks, their learning rate schedules, and the weight average."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
 
 import keras
 from keras import ops
 
-DECOUPLED = ("adamw", "lamb")  # their weight decay shrinks the weights, and is not in the loss
-POLY_END = 0.1  # the learning rate at the end of the official poly schedule, whatever its peak: made for LARS
+from keras_efficientnet.config import TrainConfig
+
+DECOUPLED = ("adamw", "lamb")  # these optimizers decay the weights themselves, so the loss has no weight decay
+POLY_END = 0.1  # learning rate at the end of the official poly schedule, made for LARS; independent of the peak
+
+Tensor = Any  # a backend tensor; Keras has no public type for it
+Rate = float | Callable[[Tensor], Tensor]  # a learning rate or a schedule, step -> rate
 
 
 @keras.saving.register_keras_serializable(package="keras_efficientnet")
 class RMSprop(keras.optimizers.Optimizer):
-    """RMSprop with momentum as TensorFlow 1 has it, with which the EfficientNets were trained.
+    """RMSprop with momentum as in TensorFlow 1, with which the EfficientNets were trained.
 
-    The mean square starts at one, epsilon is inside the root, and the learning rate goes into the momentum. Keras's
-    own starts at zero: its first step is 21 times as large.
+    The mean square starts at one, epsilon is inside the square root, and the momentum accumulates steps that include
+    the learning rate. The mean square of Keras's RMSprop starts at zero, which makes its first step 21 times as large.
 
     Args:
         learning_rate: a number or a schedule.
         rho: decay of the mean square, in [0, 1).
         momentum: in [0, 1).
         epsilon: added to the mean square.
+        name: of the optimizer.
         **arguments: those of `keras.optimizers.Optimizer`.
 
-    Source: tensorflow/python/training/rmsprop.py; the values, github.com/tensorflow/tpu, utils.build_optimizer.
+    Source: tensorflow/python/training/rmsprop.py; default values: github.com/tensorflow/tpu, utils.build_optimizer.
     """
 
-    start = "ones"  # of the mean square
+    start: ClassVar[str] = "ones"  # initializer of the mean square
 
-    def __init__(self, learning_rate=0.016, rho=0.9, momentum=0.9, epsilon=1e-3, name="rmsprop", **arguments):
+    def __init__(
+        self,
+        learning_rate: Rate = 0.016,
+        rho: float = 0.9,
+        momentum: float = 0.9,
+        epsilon: float = 1e-3,
+        name: str = "rmsprop",
+        **arguments: Any,
+    ):
         super().__init__(learning_rate=learning_rate, name=name, **arguments)
         self.rho, self.momentum, self.epsilon = rho, momentum, epsilon
 
-    def build(self, variables):
+    def build(self, variables: Sequence[keras.Variable]) -> None:
         if self.built:
             return
         super().build(variables)
         self._squares = [self.add_variable_from_reference(v, "mean_square", initializer=self.start) for v in variables]
         self._momenta = [self.add_variable_from_reference(v, "momentum") for v in variables]
 
-    def update_step(self, gradient, variable, learning_rate):
-        index = self._get_variable_index(variable)
+    def update_step(self, gradient: Tensor, variable: keras.Variable, learning_rate: Tensor) -> None:
+        index = self._get_variable_index(variable)  # as in Keras's own optimizers; no public counterpart
         square, momentum = self._squares[index], self._momenta[index]
         rate = ops.cast(learning_rate, variable.dtype)
         gradient = ops.cast(gradient, variable.dtype)
@@ -47,15 +64,15 @@ class RMSprop(keras.optimizers.Optimizer):
         self.assign(momentum, self.momentum * momentum + step)
         self.assign_sub(variable, momentum)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return super().get_config() | {"rho": self.rho, "momentum": self.momentum, "epsilon": self.epsilon}
 
 
 @keras.saving.register_keras_serializable(package="keras_efficientnet")
 class RMSpropTorch(RMSprop):
-    """RMSprop with momentum as PyTorch has it, of the recipes of NVIDIA (PyTorch) and MosaicML.
+    """RMSprop with momentum as in PyTorch, for the recipes of NVIDIA (PyTorch) and MosaicML.
 
-    The mean square starts at zero, epsilon is outside the root, and the learning rate outside the momentum.
+    The mean square starts at zero, epsilon is outside the square root, and the learning rate scales the momentum.
 
     Args:
         learning_rate, rho, momentum, epsilon: as in `RMSprop`.
@@ -63,12 +80,20 @@ class RMSpropTorch(RMSprop):
     Source: pytorch.org/docs/stable/generated/torch.optim.RMSprop.html, with `centered=False`.
     """
 
-    start = "zeros"
+    start: ClassVar[str] = "zeros"
 
-    def __init__(self, learning_rate=0.005, rho=0.9, momentum=0.9, epsilon=1e-2, name="rmsprop_torch", **arguments):
+    def __init__(
+        self,
+        learning_rate: Rate = 0.005,
+        rho: float = 0.9,
+        momentum: float = 0.9,
+        epsilon: float = 1e-2,
+        name: str = "rmsprop_torch",
+        **arguments: Any,
+    ):
         super().__init__(learning_rate, rho, momentum, epsilon, name, **arguments)
 
-    def update_step(self, gradient, variable, learning_rate):
+    def update_step(self, gradient: Tensor, variable: keras.Variable, learning_rate: Tensor) -> None:
         index = self._get_variable_index(variable)
         square, momentum = self._squares[index], self._momenta[index]
         gradient = ops.cast(gradient, variable.dtype)
@@ -79,61 +104,71 @@ class RMSpropTorch(RMSprop):
 
 @keras.saving.register_keras_serializable(package="keras_efficientnet")
 class Momentum(keras.optimizers.Optimizer):
-    """Gradient descent with momentum as TensorFlow 1 has it: the learning rate is outside the momentum.
+    """Gradient descent with momentum as in TensorFlow 1: the learning rate scales the momentum.
 
-    Keras's SGD has it inside, which differs while the rate changes.
+    In Keras's SGD the momentum accumulates steps that include the learning rate. The two differ while the rate changes.
 
     Args:
         learning_rate: a number or a schedule.
         momentum: in [0, 1).
+        name: of the optimizer.
         **arguments: those of `keras.optimizers.Optimizer`.
 
     Source: tensorflow/python/training/momentum.py.
     """
 
-    def __init__(self, learning_rate=0.016, momentum=0.9, name="momentum", **arguments):
+    def __init__(self, learning_rate: Rate = 0.016, momentum: float = 0.9, name: str = "momentum", **arguments: Any):
         super().__init__(learning_rate=learning_rate, name=name, **arguments)
         self.momentum = momentum
 
-    def build(self, variables):
+    def build(self, variables: Sequence[keras.Variable]) -> None:
         if self.built:
             return
         super().build(variables)
         self._momenta = [self.add_variable_from_reference(v, "momentum") for v in variables]
 
-    def update_step(self, gradient, variable, learning_rate):
+    def update_step(self, gradient: Tensor, variable: keras.Variable, learning_rate: Tensor) -> None:
         momentum = self._momenta[self._get_variable_index(variable)]
         self.assign(momentum, self.momentum * momentum + ops.cast(gradient, variable.dtype))
         self.assign_sub(variable, ops.cast(learning_rate, variable.dtype) * momentum)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return super().get_config() | {"momentum": self.momentum}
 
 
 @keras.saving.register_keras_serializable(package="keras_efficientnet")
 class LARS(Momentum):
-    """Momentum whose learning rate follows, for each kernel, the ratio of its norm to its gradient's.
+    """Momentum that scales the learning rate of each kernel by the ratio of its norm to the norm of its gradient.
 
-    Biases and batch norms get the plain rate and no weight decay. The rate is inside the momentum.
+    Biases and batch norms get the plain learning rate and no weight decay. The momentum accumulates steps that include
+    the learning rate.
 
     Args:
         learning_rate: a number or a schedule.
         momentum: in [0, 1).
-        decay: weight decay of the kernels, within the ratio.
+        decay: weight decay of the kernels, part of the ratio.
         trust: factor of the ratio.
-        epsilon: added to the ratio's denominator.
+        epsilon: added to the denominator of the ratio.
+        name: of the optimizer.
         **arguments: those of `keras.optimizers.Optimizer`.
 
     Source: You et al. 2017, arxiv.org/abs/1708.03888; github.com/tensorflow/tpu, lars_optimizer.py.
     """
 
     def __init__(
-        self, learning_rate=0.016, momentum=0.9, decay=1e-5, trust=1e-3, epsilon=0.0, name="lars", **arguments
+        self,
+        learning_rate: Rate = 0.016,
+        momentum: float = 0.9,
+        decay: float = 1e-5,
+        trust: float = 1e-3,
+        epsilon: float = 0.0,
+        name: str = "lars",
+        **arguments: Any,
     ):
         super().__init__(learning_rate, momentum, name, **arguments)
         self.decay, self.trust, self.epsilon = decay, trust, epsilon
 
-    def update_step(self, gradient, variable, learning_rate):
+    def update_step(self, gradient: Tensor, variable: keras.Variable, learning_rate: Tensor) -> None:
         momentum = self._momenta[self._get_variable_index(variable)]
         gradient, rate = (ops.cast(value, variable.dtype) for value in (gradient, learning_rate))
         if variable.name not in ("gamma", "beta", "bias"):
@@ -142,38 +177,39 @@ class LARS(Momentum):
         self.assign(momentum, self.momentum * momentum + rate * gradient)
         self.assign_sub(variable, momentum)
 
-    def _ratio(self, weight, gradient):
+    def _ratio(self, weight: Tensor, gradient: Tensor) -> Tensor:
         usable = ops.logical_and(weight > 0, gradient > 0)
         denominator = ops.where(usable, gradient + self.decay * weight + self.epsilon, 1.0)
         return ops.where(usable, self.trust * weight / denominator, 1.0)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return super().get_config() | {"decay": self.decay, "trust": self.trust, "epsilon": self.epsilon}
 
 
 @keras.saving.register_keras_serializable(package="keras_efficientnet")
 class WarmUp(keras.optimizers.schedules.LearningRateSchedule):
-    """A learning rate that rises in a line from 0 to `peak` in place of the first steps of another schedule.
+    """A schedule whose first steps rise linearly from 0 to `peak` before another schedule takes over.
 
     Args:
-        schedule: a number or a schedule; it is asked for every step, counted from 0.
-        peak: reached at step `warmup_steps`.
+        schedule: learning rate after the warm-up: a number or a schedule.
+        peak: learning rate at step `warmup_steps`.
         warmup_steps: may be 0.
-        shift: whether the other schedule begins after the warm-up, and not below it.
+        shift: whether step 0 of `schedule` is the end of the warm-up instead of the start of training.
     """
 
-    def __init__(self, schedule, peak: float, warmup_steps: int, shift: bool = False):
+    def __init__(self, schedule: Rate, peak: float, warmup_steps: int, shift: bool = False):
         self.schedule, self.peak, self.warmup_steps, self.shift = schedule, peak, warmup_steps, shift
 
-    def __call__(self, step):
+    def __call__(self, step: Tensor) -> Tensor:
+        """Returns the learning rate of a step, counted from 0."""
         step = ops.cast(step, "float32")
-        asked = ops.maximum(step - self.warmup_steps, 0.0) if self.shift else step
-        rate = self.schedule(asked) if callable(self.schedule) else self.schedule
+        inner_step = ops.maximum(step - self.warmup_steps, 0.0) if self.shift else step
+        rate = self.schedule(inner_step) if callable(self.schedule) else self.schedule
         if not self.warmup_steps:
             return ops.cast(rate, "float32")
         return ops.where(step < self.warmup_steps, self.peak * step / self.warmup_steps, rate)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {
             "schedule": self.schedule,
             "peak": self.peak,
@@ -182,13 +218,18 @@ class WarmUp(keras.optimizers.schedules.LearningRateSchedule):
         }
 
     @classmethod
-    def from_config(cls, config):
+    def from_config(cls, config: dict[str, Any]) -> "WarmUp":
+        """Makes the schedule that `get_config` describes."""
         schedule = keras.saving.deserialize_keras_object(config["schedule"])
         return cls(**config | {"schedule": schedule})
 
 
-def make_learning_rate(config, steps_per_epoch: float) -> WarmUp:
-    """The official schedules: `config` is a TrainConfig; epochs are counted in steps, whole or not.
+def make_learning_rate(config: TrainConfig, steps_per_epoch: float) -> WarmUp:
+    """Returns the learning rate schedule of a run.
+
+    Args:
+        config: options of the run.
+        steps_per_epoch: may have a fraction.
 
     Source: github.com/tensorflow/tpu, utils.build_learning_rate.
     """
@@ -208,10 +249,10 @@ def make_learning_rate(config, steps_per_epoch: float) -> WarmUp:
     return WarmUp(schedule, peak, warmup_steps, shift=config.lr_schedule in ("cosine_after_warmup", "poly"))
 
 
-def make_optimizer(config, learning_rate) -> keras.optimizers.Optimizer:
-    """The optimizer that `config`, a TrainConfig, asks for. AdamW and LAMB are Keras's own."""
+def make_optimizer(config: TrainConfig, learning_rate: Rate) -> keras.optimizers.Optimizer:
+    """Returns the optimizer of a run. AdamW, LAMB and SGD are Keras's own."""
     name, decay = config.optimizer, config.weight_decay
-    epsilon = {} if config.optimizer_epsilon is None else {"epsilon": config.optimizer_epsilon}
+    epsilon: dict[str, Any] = {} if config.optimizer_epsilon is None else {"epsilon": config.optimizer_epsilon}
     make = {
         "rmsprop": lambda: RMSprop(learning_rate, **epsilon),
         "rmsprop_torch": lambda: RMSpropTorch(learning_rate, **epsilon),
@@ -224,8 +265,8 @@ def make_optimizer(config, learning_rate) -> keras.optimizers.Optimizer:
     return make[name]()
 
 
-def average_decay(decay: float, step):
-    """The decay of the averaged weights after `step`, counted from 1: small at first, so that they get going.
+def average_decay(decay: float, step: int | Tensor) -> Tensor:
+    """Returns the decay of the weight average after `step`, counted from 1: small at first, then `decay`.
 
     Source: tf.train.ExponentialMovingAverage with `num_updates`.
     """

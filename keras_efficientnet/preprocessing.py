@@ -1,6 +1,6 @@
-"""JPEG or PNG bytes -> the pixels a network takes, in training and in evaluation: 0 to 255, not normalised.
+"""Decodes, crops and resizes encoded images for training and evaluation. Pixels are 0 to 255, not normalised.
 
-Source: github.com/tensorflow/tpu, models/official/efficientnet/preprocessing.py, in pure functions of a seed.
+Source: github.com/tensorflow/tpu, models/official/efficientnet/preprocessing.py, as pure functions of a seed.
 """
 
 from collections.abc import Callable
@@ -8,27 +8,30 @@ from typing import Any
 
 import tensorflow as tf
 
-PICTURE_ENDINGS = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".webp")  # of files that are decoded, in any case
-CROP_PADDING = 32  # pixels that evaluation's crop leaves out at the network's resolution
-CROP_AREA = (0.08, 1.0)  # of the image, in training; Szegedy et al. 2014, arxiv.org/abs/1409.4842
-CROP_RATIO = (3 / 4, 4 / 3)  # width to height
+from keras_efficientnet.architectures import Variant
+from keras_efficientnet.config import TrainConfig
+
+IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".webp")  # of files that can be decoded; case is ignored
+CROP_PADDING = 32  # pixels that the evaluation crop leaves out at the resolution of the network
+CROP_AREA = (0.08, 1.0)  # share of the image, in training; Szegedy et al. 2014, arxiv.org/abs/1409.4842
+CROP_RATIO = (3 / 4, 4 / 3)  # width / height
 CROP_ATTEMPTS = 10
-FLIP = (0, 0x1B873593)  # what its seed is apart from the crop's
+FLIP = (0, 0x1B873593)  # offset from the seed of the crop to the seed of the flip
 
 
-def make_reader(config, variant) -> Callable[[tf.Tensor], tf.Tensor]:
-    """A function from the bytes of a picture to the pixels that evaluation takes, [resolution, resolution, 3].
+def make_reader(config: TrainConfig, variant: Variant) -> Callable[[tf.Tensor], tf.Tensor]:
+    """Returns a function that maps an encoded image to pixels for evaluation, [resolution, resolution, 3].
 
     Args:
-        config: the options, a TrainConfig.
-        variant: the network's row: its resolution, and what the options leave open.
+        config: options of the run.
+        variant: network, which gives the resolution and the default of each option.
     """
     options = resampling(config, variant)
     return lambda data: image_for_evaluation(data, variant.resolution, **options)
 
 
-def resampling(config, variant) -> dict[str, Any]:
-    """How a run crops and resizes: the keyword arguments of `image_for_evaluation`. Arguments as in `make_reader`."""
+def resampling(config: TrainConfig, variant: Variant) -> dict[str, Any]:
+    """Returns how a run crops and resizes, as keyword arguments of `image_for_evaluation`."""
     return {
         "crop_fraction": config.crop_fraction or variant.crop_fraction,
         "interpolation": config.interpolation or variant.interpolation,
@@ -37,51 +40,52 @@ def resampling(config, variant) -> dict[str, Any]:
 
 
 def image_for_evaluation(
-    data,
+    data: tf.Tensor | bytes,
     size: int,
     *,
     crop_fraction: float | None = None,
     interpolation: str = "bicubic",
     half_pixel_centers: bool = False,
-):
-    """The centre of an image.
+) -> tf.Tensor:
+    """Decodes an image, crops its centre and resizes it.
 
     Args:
-        data: bytes of a JPEG, PNG, GIF or BMP, a string scalar.
+        data: an encoded JPEG, PNG, GIF, BMP or WebP, a string scalar.
         size: side of the result, in pixels.
-        crop_fraction: share of the shorter side that is kept, in (0, 1]; size / (size + 32) by default.
-        interpolation: "bicubic" or "bilinear", both without antialiasing, as the official code has them.
-        half_pixel_centers: the grid of PIL, timm and tf.image.resize; that of the published checkpoints by default.
+        crop_fraction: share of the shorter side to keep, in (0, 1]; size / (size + 32) by default.
+        interpolation: "bicubic" or "bilinear", without antialiasing, as in the official code.
+        half_pixel_centers: whether to use the sampling grid of PIL, timm and `tf.image.resize` instead of the grid of
+            the published checkpoints.
 
     Returns:
-        float32 [size, size, 3], from 0 to 255 but for the overshoot of the bicubic filter.
+        float32 [size, size, 3], from 0 to 255 except for the overshoot of the bicubic filter.
     """
     image = _decode_window(data, tf.zeros(2, tf.int32), lambda shape, _: _central_window(shape, size, crop_fraction))
     return _resize(image, size, interpolation, half_pixel_centers)
 
 
 def image_for_training(
-    data,
+    data: tf.Tensor | bytes,
     size: int,
-    seed,
+    seed: tf.Tensor,
     *,
     random_crop: bool,
     random_flip: bool,
     crop_fraction: float | None = None,
     interpolation: str = "bicubic",
     half_pixel_centers: bool = False,
-):
-    """A random part of an image, or its centre; perhaps mirrored. Otherwise as `image_for_evaluation`.
+) -> tf.Tensor:
+    """Decodes an image, crops it at random, resizes it and mirrors it at random.
 
     Args:
-        data: as there.
-        size: as there.
+        data: an encoded image, as in `image_for_evaluation`.
+        size: side of the result, in pixels.
         seed: int32 [2]; the same seed gives the same image.
-        random_crop: whether to take a random part, 8 to 100 % of the area; else the centre.
+        random_crop: whether to crop a random window of 8 to 100 % of the area instead of the centre.
         random_flip: whether to mirror half of the images.
-        crop_fraction: of the centre.
-        interpolation: as there.
-        half_pixel_centers: as there.
+        crop_fraction: as in `image_for_evaluation`; used for the central crop only.
+        interpolation: as in `image_for_evaluation`.
+        half_pixel_centers: as in `image_for_evaluation`.
 
     Returns:
         float32 [size, size, 3].
@@ -89,51 +93,53 @@ def image_for_training(
 
     def choose_window(shape, seed):
         window = _central_window(shape, size, crop_fraction)
-        return _random_window(shape, seed, otherwise=window) if random_crop else window
+        return _random_window(shape, seed, fallback=window) if random_crop else window
 
     image = _resize(_decode_window(data, seed, choose_window), size, interpolation, half_pixel_centers)
     return _flip_at_random(image, seed + FLIP) if random_flip else image
 
 
-def _flip_at_random(image, seed):
-    """tf.image.stateless_random_flip_left_right in a third of the operations."""
+def _flip_at_random(image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+    """Mirrors half of the images. `tf.image.stateless_random_flip_left_right` needs three times as many operations."""
     draw = tf.raw_ops.StatelessRandomUniform(shape=tf.zeros(0, tf.int32), seed=seed)
     return tf.cond(draw < 0.5, lambda: tf.reverse(image, [1]), lambda: image)
 
 
-def _resize(image, size, interpolation, half_pixel_centers):
+def _resize(image: tf.Tensor, size: int, interpolation: str, half_pixel_centers: bool) -> tf.Tensor:
     resize = {"bicubic": tf.raw_ops.ResizeBicubic, "bilinear": tf.raw_ops.ResizeBilinear}[interpolation]
     resized = resize(images=image[tf.newaxis], size=[size, size], half_pixel_centers=half_pixel_centers)
     return tf.reshape(resized, (size, size, 3))
 
 
-def _decode_window(data, seed, choose_window):
-    """uint8 [height, width, 3]: the window (top, left, height, width) that is chosen by (shape, seed).
+def _decode_window(data: tf.Tensor | bytes, seed: tf.Tensor, choose_window: Callable) -> tf.Tensor:
+    """Decodes the window (top, left, height, width) that `choose_window(shape, seed)` returns.
 
-    A JPEG tells its shape without being decoded, and is decoded only in the window.
+    The shape of a JPEG is known before it is decoded, so only its window is decoded.
+
+    Returns:
+        uint8 [height, width, 3].
     """
 
-    def of_jpeg():
-        return tf.image.decode_and_crop_jpeg(
-            data, choose_window(tf.image.extract_jpeg_shape(data)[:2], seed), channels=3
-        )
+    def decode_jpeg():
+        window = choose_window(tf.image.extract_jpeg_shape(data)[:2], seed)
+        return tf.image.decode_and_crop_jpeg(data, window, channels=3)
 
-    def of_others():
+    def decode_other():
         image = tf.io.decode_image(data, channels=3, expand_animations=False)
         top, left, height, width = tf.unstack(choose_window(tf.shape(image)[:2], seed))
         return image[top : top + height, left : left + width]
 
-    return tf.ensure_shape(tf.cond(tf.io.is_jpeg(data), of_jpeg, of_others), (None, None, 3))
+    return tf.ensure_shape(tf.cond(tf.io.is_jpeg(data), decode_jpeg, decode_other), (None, None, 3))
 
 
-def _central_window(shape, size, crop_fraction):
+def _central_window(shape: tf.Tensor, size: int, crop_fraction: float | None) -> tf.Tensor:
     fraction = size / (size + CROP_PADDING) if crop_fraction is None else crop_fraction
     side = tf.cast(fraction * tf.cast(tf.reduce_min(shape), tf.float32), tf.int32)
     return tf.concat([(shape - side + 1) // 2, tf.fill([2], side)], axis=0)
 
 
-def _random_window(shape, seed, otherwise):
-    """A random window, or `otherwise` where no attempt gave one, which the whole image betrays."""
+def _random_window(shape: tf.Tensor, seed: tf.Tensor, fallback: tf.Tensor) -> tf.Tensor:
+    """Returns a random window, or `fallback` if every attempt failed: TensorFlow then returns the complete image."""
     begin, extent, _ = tf.image.stateless_sample_distorted_bounding_box(
         tf.concat([shape, [3]], axis=0),
         bounding_boxes=tf.constant([[[0.0, 0.0, 1.0, 1.0]]]),
@@ -144,4 +150,4 @@ def _random_window(shape, seed, otherwise):
         max_attempts=CROP_ATTEMPTS,
     )
     window = tf.concat([begin[:2], extent[:2]], axis=0)
-    return tf.where(tf.reduce_all(extent[:2] == shape), otherwise, window)
+    return tf.where(tf.reduce_all(extent[:2] == shape), fallback, window)

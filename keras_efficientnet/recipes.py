@@ -1,14 +1,16 @@
-"""Recipes: named sets of defaults, and the configuration that they make with what the user gave."""
+"""Recipes: named sets of default options, and the `TrainConfig` made from a recipe and the given options."""
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 from keras_efficientnet.config import TrainConfig
 from keras_efficientnet.runs import RunFolder
 
-# Differences from the defaults. The digits are 8 x 8 pixels and have an up and a down, so no crop and no mirroring.
+# Differences from the defaults of TrainConfig
 RECIPES: dict[str, dict[str, Any]] = {
     "official": {},
+    # The digits are 8 x 8 pixels and not symmetric: no cropping, no flipping
     "sample": {
         "input_image_size": 64,
         "num_label_classes": 10,
@@ -26,7 +28,7 @@ RECIPES: dict[str, dict[str, Any]] = {
         "lr_warmup_epochs": 2.0,
         "moving_average_decay": 0.99,
     },
-    # MosaicML's model card and Composer's yaml of B0: PyTorch's optimizer and batch norms, decayed as everything else
+    # MosaicML's model card and Composer's B0 yaml: optimizer and batch normalization of PyTorch, weight decay on all
     "mosaicml": {
         "model_name": "efficientnet-b0-torch",
         "half_pixel_centers": True,
@@ -53,7 +55,7 @@ RECIPES: dict[str, dict[str, Any]] = {
         "weight_decay": 5e-6,
         "precision": "float16",
     },
-    # google/automl, efficientnetv2, ImagenetFt: with --weights
+    # google/automl, efficientnetv2, ImagenetFt; needs --weights
     "finetune": {
         "dropout_rate": 0.0,
         "train_batch_size": 512,
@@ -67,8 +69,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     },
 }
 
-
-# What a run's config.json does not hand on to mode eval and predict: where and how it happened to be called
+# Options of the call rather than of the run: config.json does not pass them on to modes eval and predict
 ONE_CALL_OPTIONS = (
     "mode",
     "model_dir",
@@ -85,38 +86,47 @@ ONE_CALL_OPTIONS = (
 
 
 def make_config(**given: Any) -> TrainConfig:
-    """A configuration from the options a user gave; others come from the recipe, or in eval and predict from the run.
+    """Returns the options of a run: those given, and for the others the defaults of the recipe.
+
+    In modes eval and predict, options that are not given come from the `config.json` of the run.
+
+    Example:
+        >>> config = make_config(data_dir="imagenet", recipe="nvidia", train_batch_size=512)
+        >>> config.train_batch_size, config.train_epochs, config.precision
+        (512, 500.0, 'float16')
 
     Raises:
         ValueError: an option is unknown or out of its range.
     """
-    of_run = _options_of_run(given)
+    run_options = _read_run_options(given)
     sample = not given.get("data_dir") and given.get("dataset") in (None, "sample")
-    recipe = given.get("recipe") or of_run.pop("recipe", None) or ("sample" if sample else "official")
+    recipe = given.get("recipe") or run_options.pop("recipe", None) or ("sample" if sample else "official")
     if recipe not in RECIPES:
         raise ValueError(f"`recipe` must be one of {', '.join(RECIPES)}. Received: recipe={recipe!r}")
-    unknown = set(given) - {field.name for field in dataclasses.fields(TrainConfig)}
+    unknown = set(given) - _option_names()
     if unknown:
         raise ValueError(f"Unknown options: {', '.join(sorted(unknown))}. See TrainConfig.")
-    options = RECIPES[recipe] | of_run | given | {"recipe": recipe}
+    options = RECIPES[recipe] | run_options | given | {"recipe": recipe}
     if "train_steps" in given and given.get("train_epochs") is not None:
-        raise ValueError("`train_steps` and `train_epochs` say the same. Give one of them.")
+        raise ValueError("`train_steps` and `train_epochs` both set the length of the run. Give one of them.")
     if "train_steps" in given:
         options["train_epochs"] = None
     return TrainConfig(**options)
 
 
-def _options_of_run(given: dict[str, Any]) -> dict[str, Any]:
-    """The options of the run to evaluate or predict with, if there is one."""
+def _read_run_options(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the options of the run to evaluate or predict with; empty in other modes, or if there is no run."""
     if given.get("mode") not in ("eval", "predict"):
         return {}
     recipe = RECIPES.get(given.get("recipe") or "official", {})
     name = given.get("model_name") or recipe.get("model_name", TrainConfig.model_name)
     run = RunFolder(given.get("model_dir") or f"runs/{name}")
-    options = run.read_options(timeout=given.get("eval_timeout") or 0)
-    if options is None:
-        return {}
-    if "data_dir" in given:
+    options = run.read_options(timeout=given.get("eval_timeout") or 0) or {}
+    if options and "data_dir" in given:
         options |= {"num_train_images": None, "num_eval_images": None}
-    names = {field.name for field in dataclasses.fields(TrainConfig)} - set(ONE_CALL_OPTIONS)
+    names = _option_names() - set(ONE_CALL_OPTIONS)
     return {name: value for name, value in options.items() if name in names}
+
+
+def _option_names() -> set[str]:
+    return {field.name for field in dataclasses.fields(TrainConfig)}

@@ -1,4 +1,4 @@
-"""The run folder: the one module that knows which files a run has, and reads them."""
+"""The run folder: the one module that knows which files a run has, where they are, and how to read them."""
 
 import json
 import os
@@ -13,8 +13,19 @@ from keras_efficientnet.files import write_json, write_text
 MODEL = "model.keras"
 
 
+class Preempted(Exception):
+    """A run was stopped before its last step. The same command resumes it from its latest checkpoint.
+
+    Defined here and not in `training`, so that main.py can catch it before it imports TensorFlow.
+    """
+
+
 class RunFolder:
-    """Files of one run. A path that does not exist yet is valid: the run has not started.
+    """The files of one run. A path that does not exist yet is valid: the run has not started.
+
+    Example:
+        >>> RunFolder("runs/efficientnet-b0").model.as_posix()
+        'runs/efficientnet-b0/model.keras'
 
     Args:
         path: the run folder, the `model_dir` of main.py.
@@ -93,8 +104,16 @@ class RunFolder:
 
         return tf.train.latest_checkpoint(str(self.checkpoints))
 
+    def find_checkpoint(self, *, best: bool) -> str | None:
+        """Returns the path of the best or of the latest checkpoint without `.index`; None if there is no latest.
+
+        Raises:
+            FileNotFoundError: `best`, but no evaluation was kept.
+        """
+        return self.best_checkpoint() if best else self.latest_checkpoint()
+
     def wait_for_checkpoints(self, timeout: float) -> Iterable[str]:
-        """Yields the path of each new checkpoint until none has come for `timeout` seconds."""
+        """Yields the path of each new checkpoint until none has appeared for `timeout` seconds."""
         import tensorflow as tf
 
         return tf.train.checkpoints_iterator(str(self.checkpoints), timeout=timeout)
@@ -118,7 +137,7 @@ class RunFolder:
             return None
         best = _read_object(self._best)
         if not isinstance(best.get("step"), int):
-            raise ValueError(f"{self._best} is incomplete: it names no step.")
+            raise ValueError(f"{self._best} is incomplete: it has no step.")
         return best
 
     def best_checkpoint(self) -> str:
@@ -130,7 +149,7 @@ class RunFolder:
         best = self.find_best()
         if best is None:
             raise FileNotFoundError(
-                f"There is no best checkpoint in {self.archive}. Train up to an evaluation, or leave out `use_best`."
+                f"There is no best checkpoint in {self.archive}. Train until an evaluation, or leave out `use_best`."
             )
         return self._archived(best["step"])
 
@@ -156,12 +175,15 @@ class RunFolder:
                 _remove(other)
 
     def forget_best_after(self, step: int) -> None:
-        """Drops a best checkpoint of a later step than the run resumes from: `checkpoints/` was removed by hand."""
+        """Removes the record of a best checkpoint later than `step`, where the run resumes.
+
+        Such a checkpoint is of an earlier run: its `checkpoints/` was removed by hand.
+        """
         best = self.find_best()
         if best and best["step"] > step:
             self._best.unlink()
 
-    def _archived(self, step):
+    def _archived(self, step: int) -> str:
         return str(self.archive / f"ckpt-{step}")
 
 
@@ -204,8 +226,8 @@ def read_labels(path: str | os.PathLike[str]) -> list[str]:
         raise ValueError(f"{path} must be UTF-8 text with one class name per line: {error}") from error
 
 
-def _read_object(path, hint=""):
-    """The JSON object in a file."""
+def _read_object(path: Path, hint: str = "") -> dict[str, Any]:
+    """Returns the JSON object in a file. Raises ValueError if there is none."""
     try:
         content = json.loads(path.read_text("utf-8"))
         if not isinstance(content, dict):
@@ -215,5 +237,5 @@ def _read_object(path, hint=""):
     return content
 
 
-def _remove(path):
+def _remove(path: Path) -> None:
     shutil.rmtree(path) if path.is_dir() else path.unlink()

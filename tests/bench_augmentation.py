@@ -1,7 +1,7 @@
-"""Images a second of the input pipeline with and without a policy: python tests/bench_augmentation.py [ROUNDS].
+"""Measures the input pipeline with and without a policy: python tests/bench_augmentation.py [ROUNDS].
 
-The pictures are made here, of ImageNet's usual size and weight: 500 x 375 pixels, some 93 kB. One round measures each
-augmentation in turn, so that other work on the machine touches all alike; the ratios are the medians over the rounds.
+The images are synthetic, of ImageNet's usual size: 500 x 375 pixels, about 93 kB. Each round measures all augmentations
+in turn, so that other work on the machine affects all of them equally. Ratios are medians over the rounds.
 """
 
 import os
@@ -9,6 +9,7 @@ import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -21,12 +22,12 @@ from keras_efficientnet.datasets import make_datasets
 from keras_efficientnet.recipes import make_config
 
 NAMES = (None, "autoaugment", "randaugment")
-PICTURES = 64
+IMAGES = 64
 PREFETCHED = 2  # batches
 
 
-def picture(number: int) -> bytes:
-    """A JPEG of noise of every wavelength, the long ones stronger, as in photographs."""
+def encoded_image(number: int) -> bytes:
+    """Returns a JPEG of noise; long wavelengths are stronger, as in photographs."""
     random = np.random.RandomState(number)
     pixels = np.full((375, 500, 3), 128.0)
     for side, strength in ((3, 50), (8, 30), (25, 22), (75, 15), (250, 9)):
@@ -35,18 +36,18 @@ def picture(number: int) -> bytes:
     return tf.io.encode_jpeg(np.clip(pixels, 0, 255).astype("uint8"), quality=95, chroma_downsampling=True).numpy()
 
 
-def write_pictures(folder: Path) -> None:
-    """One file of TFRecords in the official layout."""
+def write_images(folder: Path) -> None:
+    """Writes one file of TFRecords in the official layout."""
     with tf.io.TFRecordWriter(str(folder / "train-00000-of-00001")) as writer:
-        for number in range(PICTURES):
-            data = tf.train.Feature(bytes_list=tf.train.BytesList(value=[picture(number)]))
+        for number in range(IMAGES):
+            data = tf.train.Feature(bytes_list=tf.train.BytesList(value=[encoded_image(number)]))
             label = tf.train.Feature(int64_list=tf.train.Int64List(value=[1]))
             features = tf.train.Features(feature={"image/encoded": data, "image/class/label": label})
             writer.write(tf.train.Example(features=features).SerializeToString())
 
 
-def batches(folder: Path, name: str | None):
-    """Endless batches of 32 of the official training pipeline at 224 pixels; every operation has run before."""
+def batches(folder: Path, name: str | None) -> Iterator:
+    """Returns endless batches of 32 images of the official training pipeline at 224 pixels, after a warm-up."""
     config = make_config(
         data_dir=str(folder), recipe="official", mode="train", augment_name=name, num_train_images=1_000_000
     )
@@ -56,8 +57,8 @@ def batches(folder: Path, name: str | None):
 
 
 def ratios(folder: Path, rounds: int, count: int = 12) -> dict[str, float]:
-    """Images a second with each augmentation, as a share of those without."""
-    write_pictures(folder)
+    """Returns the images per second with each augmentation, divided by those without augmentation."""
+    write_images(folder)
     iterators = {name: batches(folder, name) for name in NAMES}
     shares: dict[str, list[float]] = {name: [] for name in NAMES[1:]}
     for _ in range(rounds):
@@ -67,8 +68,8 @@ def ratios(folder: Path, rounds: int, count: int = 12) -> dict[str, float]:
     return {name: statistics.median(values) for name, values in shares.items()}
 
 
-def _seconds(iterator, count):
-    """The time of `count` batches, from when those that waited since the last time are gone."""
+def _seconds(iterator: Iterator, count: int) -> float:
+    """Returns the time of `count` batches, after the prefetched ones were consumed."""
     for _ in range(PREFETCHED + 2):
         next(iterator)
     started = time.perf_counter()
@@ -78,6 +79,6 @@ def _seconds(iterator, count):
 
 
 if __name__ == "__main__":
-    with tempfile.TemporaryDirectory() as place:
-        for name, share in ratios(Path(place), int(sys.argv[1]) if len(sys.argv) > 1 else 7).items():
-            print(f"{name}: {share:.2f} of the images a second without it")
+    with tempfile.TemporaryDirectory() as folder:
+        for name, share in ratios(Path(folder), int(sys.argv[1]) if len(sys.argv) > 1 else 7).items():
+            print(f"{name}: {share:.2f} of the images per second without it")

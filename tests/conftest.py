@@ -4,6 +4,7 @@ import os
 
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"  # read when TensorFlow is imported
 
+import gc
 import json
 import subprocess
 import sys
@@ -54,6 +55,22 @@ def run_python():
         return done.stdout
 
     return run
+
+
+@pytest.fixture(scope="module")
+def zero_kernels():
+    """Networks start with kernels of zeros: random values cost time, and most tests replace them at once."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(keras.initializers.VarianceScaling, "__call__", keras.initializers.Zeros.__call__)
+        yield
+
+
+@pytest.fixture(autouse=True)
+def free_large_networks(request):
+    """Networks are reference cycles; those of slow tests take up to gigabytes."""
+    yield
+    if request.node.get_closest_marker("slow"):
+        gc.collect()
 
 
 @pytest.fixture

@@ -1,8 +1,8 @@
-"""Makes the embedded sample: `python tests/make_sample.py FOLDER` writes the files of keras_efficientnet/data/sample.
+"""Writes the files of keras_efficientnet/data/sample: `python tests/make_sample.py FOLDER`.
 
 The 1,797 handwritten digits of scikit-learn (Alpaydin & Kaynak 1998, UCI Machine Learning Repository,
-doi.org/10.24432/C50P49, CC BY 4.0), 8 x 8 pixels, as PNGs in class folders, of which the package's own writer makes
-records. Every fifth digit of a class is held out. The same bytes on every machine: the PNGs are stored, not compressed.
+doi.org/10.24432/C50P49, CC BY 4.0), 8 x 8 pixels, are written as PNGs in class folders, and by the package as records.
+Every fifth digit of a class is held out. The PNGs are not compressed, so that every machine writes the same bytes.
 """
 
 import struct
@@ -16,11 +16,11 @@ from sklearn.datasets import load_digits
 
 from keras_efficientnet.datasets.shards import OPTIONS, write_records
 
-HELD_OUT = 5  # one digit in so many, class by class
+HELD_OUT = 5  # every fifth digit of a class
 
 
 def png(pixels: np.ndarray) -> bytes:
-    """A grayscale PNG of uint8 [height, width]."""
+    """Returns a grayscale PNG of uint8 [height, width]."""
     height, width = pixels.shape
     rows = b"".join(b"\0" + row.tobytes() for row in pixels)
     chunks = (
@@ -34,23 +34,23 @@ def png(pixels: np.ndarray) -> bytes:
 
 
 def split(labels: np.ndarray) -> dict[str, np.ndarray]:
-    """The indices of each part, in order."""
-    place = np.array([np.sum(labels[:index] == label) for index, label in enumerate(labels)])
-    held_out = place % HELD_OUT == HELD_OUT - 1
+    """Returns the indices of each split, in order."""
+    number_in_class = np.array([np.sum(labels[:index] == label) for index, label in enumerate(labels)])
+    held_out = number_in_class % HELD_OUT == HELD_OUT - 1
     return {"train": np.flatnonzero(~held_out), "validation": np.flatnonzero(held_out)}
 
 
 def main(folder: Path) -> None:
     digits = load_digits()
     pixels = np.round(digits.images * 255 / 16).astype("uint8")
-    with tempfile.TemporaryDirectory() as pictures:
-        for part, indices in split(digits.target).items():
+    with tempfile.TemporaryDirectory() as images:
+        for name, indices in split(digits.target).items():
             for index in indices:
-                path = Path(pictures, part, str(digits.target[index]), f"digit_{index:04d}.png")
+                path = Path(images, name, str(digits.target[index]), f"digit_{index:04d}.png")
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(png(pixels[index]))
-        write_records(pictures, str(folder), train_files=4, validation_files=1, processes=1, keep_png=True)
-    (folder / OPTIONS).unlink()  # it names the temporary folder, by its hash
+        write_records(images, str(folder), train_files=4, validation_files=1, processes=1, keep_png=True)
+    (folder / OPTIONS).unlink()  # it has a hash of the temporary folder's name
 
 
 if __name__ == "__main__":

@@ -155,7 +155,7 @@ def test_evaluation_crops_the_published_fraction(name):
         ("b?-torch", (123.675, 116.28, 103.53), (58.395, 57.12, 57.375), "swish", "bicubic", "symmetric"),
     ],
 )
-def test_each_kind_has_its_published_card(pattern, mean, deviation, activation, interpolation, padding):
+def test_each_family_has_its_published_settings(pattern, mean, deviation, activation, interpolation, padding):
     names = fnmatch.filter(VARIANTS, f"efficientnet-{pattern}")
     assert names
     for name in names:
@@ -192,14 +192,14 @@ def test_only_the_first_stage_does_not_widen():
     assert [row.name for row in rows if not row.widens] == ["block1a", "block1b", "block1c", "block1d"]
 
 
-def test_shortcuts_are_where_the_official_code_has_them(golden):
+def test_skip_connections_are_where_the_official_code_has_them(golden):
     for name, expected in golden("survival")["models"].items():
         rows = blocks(VARIANTS[name])
         assert [index for index, row in enumerate(rows) if row.skip] == expected["shortcuts"], name
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-def test_each_block_takes_what_the_one_before_puts_out(name):
+def test_the_input_channels_of_a_block_are_the_output_channels_of_the_previous_block(name):
     rows = blocks(VARIANTS[name])
     entering = [row.filters_in for row in rows]
     assert entering == [stem_filters(VARIANTS[name]), *(row.filters_out for row in rows[:-1])]
@@ -237,7 +237,7 @@ def test_mean_and_deviation_are_imagenets():
 
 
 @pytest.mark.parametrize("name", ["efficientnet-b0", "efficientnet-l2"])
-def test_official_names_stand_for_themselves(name):
+def test_official_names_are_returned_unchanged(name):
     assert official_name(name) == name
 
 
@@ -261,7 +261,7 @@ def test_timms_names_are_known(timm, official):
 
 
 @pytest.mark.parametrize("name", ["efficientnet-b9", "efficientnet_b5", "tf_efficientnet_b9", "EfficientNetB0", ""])
-def test_an_unknown_name_is_an_error_that_lists_the_known(name):
+def test_an_unknown_name_raises_an_error_that_lists_the_known_names(name):
     for find in (official_name, find_variant):
         with pytest.raises(ValueError, match=f"Unknown model '{name}'.* Choose one of: efficientnet-b0, .*-l2, "):
             find(name)

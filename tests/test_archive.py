@@ -1,4 +1,4 @@
-"""The best checkpoint stays, whatever comes after; runs stop early; evaluations wait for checkpoints."""
+"""The best checkpoint is kept; runs stop early; evaluations wait for the checkpoints of another process."""
 
 import json
 import shutil
@@ -11,29 +11,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow as tf
+from support.runs import SMALL, start_main
 
 from keras_efficientnet import training
 from keras_efficientnet.recipes import make_config
 from keras_efficientnet.runs import RunFolder
-from keras_efficientnet.training import loop
-from keras_efficientnet.training.history import evaluations_since_best, read
+from keras_efficientnet.training.history import evaluations_since_best, read_rows
+from keras_efficientnet.training.state import TrainState, make_variant
 
 ROOT = Path(__file__).parent.parent
-SMALL = {
-    "width_coefficient": 0.25,
-    "depth_coefficient": 0.2,
-    "input_image_size": 32,
-    "train_batch_size": 16,
-    "eval_batch_size": 100,
-    "iterations_per_loop": 3,
-    "export": False,
-}
-# top-1 stays at one class's share: the statistics of the batch norms hardly move in so few steps
+# top-1 stays constant: without a learning rate, the few steps hardly change the statistics of the batch norms
 NEVER_BETTER = SMALL | {"steps_per_eval": 2, "checkpoint_steps": 5, "train_steps": 30, "base_learning_rate": 0.0}
 
 
 def keep(folder, step, top_1_accuracy):
-    """Keeps a checkpoint that holds its step."""
+    """Keeps a checkpoint that contains its step."""
     write = tf.train.Checkpoint(value=tf.Variable(step)).write
     RunFolder(folder).keep_best(step, {"top_1_accuracy": top_1_accuracy, "images": 355}, write)
 
@@ -42,7 +34,7 @@ def kept_value(folder):
     return tf.train.load_checkpoint(RunFolder(folder).best_checkpoint()).get_tensor("value/.ATTRIBUTES/VARIABLE_VALUE")
 
 
-def test_only_a_better_checkpoint_takes_the_place_of_the_best(tmp_path):
+def test_only_a_better_checkpoint_replaces_the_best(tmp_path):
     steps = []
     for step, accuracy in [(10, 0.5), (20, 0.4), (30, 0.6), (40, 0.6), (50, 0.59), (60, 0.7)]:
         keep(tmp_path, step, accuracy)
@@ -67,7 +59,7 @@ for step in itertools.count(1):
     while not (tmp_path / "archive/best_eval.json").exists():
         assert process.poll() is None
         time.sleep(0.01)
-    for wait in (0.3, 0.07, 0.013, 0.11, 0.0):  # what stands there at a stop is what a kill would leave
+    for wait in (0.3, 0.07, 0.013, 0.11, 0.0):  # a stopped process leaves the files as a kill would
         process.send_signal(signal.SIGSTOP)
         step = RunFolder(tmp_path).find_best()["step"]
         np.testing.assert_array_equal(kept_value(tmp_path), step)
@@ -77,10 +69,10 @@ for step in itertools.count(1):
     process.wait()
     assert RunFolder(tmp_path).find_best()["step"] > 1
     keep(tmp_path, 10**6, 2.0)
-    assert len(list((tmp_path / "archive").iterdir())) == 3  # and sweeps what the kill left
+    assert len(list((tmp_path / "archive").iterdir())) == 3  # the leftovers of the kill are removed
 
 
-def test_a_best_checkpoint_of_another_life_is_forgotten(tmp_path):
+def test_a_best_checkpoint_of_an_earlier_run_is_forgotten(tmp_path):
     keep(tmp_path, 10, 0.9)
     RunFolder(tmp_path).forget_best_after(10)
     assert RunFolder(tmp_path).find_best()["step"] == 10
@@ -99,17 +91,17 @@ def test_evaluations_are_counted_since_the_first_best(accuracies, expected):
 
 @pytest.fixture(scope="module")
 def stopped(tmp_path_factory):
-    """A run that three evaluations without a better top-1 have stopped."""
+    """A run that stopped early, after three evaluations without a better top-1."""
     folder = tmp_path_factory.mktemp("archive") / "run"
     options = NEVER_BETTER | {"model_dir": str(folder), "early_stopping_evaluations": 3}
     return folder, options, training.run(make_config(**options))
 
 
 def validations(folder, name="log.jsonl"):
-    return [row for row in read(folder / name) if row["part"] == "validation"]
+    return [row for row in read_rows(folder / name) if row["part"] == "validation"]
 
 
-def test_a_run_stops_when_top_1_does_not_rise(stopped):
+def test_a_run_stops_if_top_1_does_not_improve(stopped):
     folder, _, results = stopped
     assert [row["step"] for row in validations(folder)] == [2, 4, 6, 8]
     assert results["steps"] == 8
@@ -123,7 +115,7 @@ def test_a_stopped_run_reports_its_best_checkpoint(stopped):
     assert results["model"]["loss"] != pytest.approx(last["loss"], rel=1e-6)
 
 
-def test_a_stopped_run_stays_stopped_until_it_may_go_on(stopped):
+def test_a_stopped_run_resumes_only_with_more_patience(stopped):
     folder, options, results = stopped
     assert training.run(make_config(**options)) == results
     assert len(validations(folder)) == 4
@@ -132,15 +124,15 @@ def test_a_stopped_run_stays_stopped_until_it_may_go_on(stopped):
     assert patient["steps"] == 10 and patient["best"] == results["best"]
 
 
-def test_evaluation_needs_no_option_of_the_run_but_its_folder(stopped):
-    """Options come from config.json, here also that the best checkpoint counts."""
+def test_evaluation_needs_only_the_run_folder(stopped):
+    """Options come from config.json, including that the best checkpoint is the one to evaluate."""
     folder, _, results = stopped
     evaluated = training.run(make_config(mode="eval", model_dir=str(folder)))
     assert evaluated["model"] == results["model"] and evaluated["steps"] == 2
     assert json.loads((folder / "evaluation.json").read_text()) == evaluated
 
 
-def test_what_is_given_wins_over_the_run_and_another_network_is_refused(stopped):
+def test_given_options_override_those_of_the_run_but_another_network_is_an_error(stopped):
     folder, _, _ = stopped
     config = make_config(mode="eval", model_dir=str(folder), eval_batch_size=50)
     assert (config.eval_batch_size, config.train_batch_size, config.recipe) == (50, 16, "sample")
@@ -148,8 +140,8 @@ def test_what_is_given_wins_over_the_run_and_another_network_is_refused(stopped)
         training.run(make_config(mode="eval", model_dir=str(folder), width_coefficient=0.5))
 
 
-def test_what_a_kill_between_evaluation_and_archive_left_out_is_made_up_for(stopped, tmp_path):
-    """The row of the evaluation and the checkpoint are there, the archive is not."""
+def test_a_resumed_run_archives_what_a_kill_after_the_evaluation_left_out(stopped, tmp_path):
+    """The log has the evaluation, and the checkpoint is saved, but the archive lacks it."""
     folder, options, _ = stopped
     folder = shutil.copytree(folder, tmp_path / "run")
     (folder / "archive/best_eval.json").unlink()
@@ -160,57 +152,48 @@ def test_what_a_kill_between_evaluation_and_archive_left_out_is_made_up_for(stop
     assert RunFolder(folder).find_best()["step"] == last
 
 
-def start(folder, *flags):
-    options = [f"--{key}={value}" for key, value in SMALL.items()]
-    command = [sys.executable, str(ROOT / "main.py"), f"--model_dir={folder}", *options, *flags]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
 def test_an_evaluation_waits_for_the_checkpoints_of_another_process(tmp_path):
-    """It starts before there is anything, and ends with the last step."""
-    folder = tmp_path / "run"
-    steps = ("--train_steps=12", "--checkpoint_steps=4", "--steps_per_eval=100")
-    evaluator = start(folder, "--mode=eval", "--eval_timeout=120", *steps)
-    trainer = start(folder, "--mode=train", *steps)
-    _, errors = trainer.communicate(timeout=300)
-    assert trainer.returncode == 0, errors
-    _, errors = evaluator.communicate(timeout=300)
-    assert evaluator.returncode == 0, errors
+    """It starts before there is a run folder, and ends after the last step."""
+    folder, log = tmp_path / "run", tmp_path / "log"
+    options = SMALL | {"model_dir": str(folder), "train_steps": 12, "checkpoint_steps": 4, "steps_per_eval": 100}
+    evaluator = start_main(log, **options, mode="eval", eval_timeout=120)
+    training.run(make_config(**options, mode="train"))
+    assert evaluator.wait(timeout=300) == 0, log.read_text()
     rows = validations(folder, "evaluations.jsonl")
     assert rows[-1]["step"] == 12 and {row["step"] for row in rows} <= {4, 8, 12}
-    assert not validations(folder)  # each process has a log of its own
+    assert not validations(folder)  # each process has its own log
     assert (folder / "curve.png").exists()
-    best = max(rows, key=lambda row: row["top_1_accuracy"])  # the first of equal ones
+    best = max(rows, key=lambda row: row["top_1_accuracy"])  # max returns the first of equal rows
     assert RunFolder(folder).find_best()["step"] == best["step"]
     once = training.run(make_config(mode="eval", model_dir=str(folder)))
     assert once["steps"] == 12 and once["model"]["loss"] == pytest.approx(rows[-1]["loss"], rel=1e-5)
     waited = training.run(make_config(mode="eval", model_dir=str(folder), eval_timeout=0.1, train_steps=100))
-    assert waited == once  # nothing came
+    assert waited == once  # there was no new checkpoint
 
 
-def test_a_checkpoint_that_is_gone_when_it_is_read_is_told_from_one_of_another_network(stopped):
-    """The first is passed over, for newer ones have taken its place."""
+def test_a_removed_checkpoint_raises_another_error_than_one_of_another_network(stopped):
+    """Evaluation skips a removed checkpoint: training has replaced it by newer ones."""
     folder, _, _ = stopped
     config = make_config(mode="eval", model_dir=str(folder))
-    run = loop.Run(config, loop.make_variant(config), 1, tf.distribute.get_strategy())
+    state = TrainState(config, make_variant(config), 1, tf.distribute.get_strategy())
     with pytest.raises(tf.errors.NotFoundError):
-        run.take(str(folder / "checkpoints/ckpt-999"))
+        state.load_checkpoint(str(folder / "checkpoints/ckpt-999"))
 
 
-def test_an_evaluation_that_nothing_comes_for_says_so(tmp_path):
+def test_an_evaluation_without_checkpoints_is_an_error_after_its_timeout(tmp_path):
     with pytest.raises(FileNotFoundError, match="There is no checkpoint in .*/run to evaluate"):
         training.run(make_config(mode="eval", model_dir=str(tmp_path / "run"), eval_timeout=0.1, **SMALL))
     assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("options", [{"use_best": True}, {"early_stopping_evaluations": 2}])
-def test_training_alone_has_no_best(options):
+def test_mode_train_has_no_best_checkpoint(options):
     with pytest.raises(ValueError, match="need evaluations. Choose mode=train_and_eval"):
         make_config(mode="train", **options)
 
 
 @pytest.mark.parametrize("content", ["{", "[]", "{}", '{"step": "../../x"}'])
-def test_a_broken_record_of_the_best_is_named(tmp_path, content):
+def test_a_broken_file_about_the_best_checkpoint_is_named(tmp_path, content):
     (tmp_path / "archive").mkdir()
     (tmp_path / "archive/best_eval.json").write_text(content)
     with pytest.raises(ValueError, match="best_eval.json is incomplete: "):

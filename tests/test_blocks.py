@@ -9,13 +9,13 @@ from keras_efficientnet.layers import BatchNormalization
 
 @pytest.fixture(scope="module")
 def wide(tiny):
-    """A fresh network with many weights in each layer, at the size of the tiny one."""
+    """A new network with many weights in each layer, for tiny images."""
     keras.utils.set_random_seed(0)
     return models.make_model(tiny._replace(width=1.0, depth=1.0))
 
 
 def kernels(model, suffix, side=None):
-    """All kernels of the layers called so, of that side, as one row."""
+    """Returns the values of all kernels in layers with this suffix, and of this side."""
     layers = [layer for layer in model.layers if layer.name.endswith(suffix)]
     found = [layer.get_weights()[0] for layer in layers]
     return np.concatenate([kernel.ravel() for kernel in found if side in (None, kernel.shape[0])])
@@ -26,7 +26,7 @@ def kernels(model, suffix, side=None):
     ("layer", "fan_out"),
     [("stem_conv", 9 * 32), ("block6b_expand_conv", 1152), ("block6b_se_reduce", 48), ("top_conv", 1280)],
 )
-def test_convolutions_start_normal_by_fan_out(wide, layer, fan_out):
+def test_convolution_kernels_start_from_a_normal_distribution_by_fan_out(wide, layer, fan_out):
     values = kernels(wide, layer)
     assert values.std() == pytest.approx(np.sqrt(2 / fan_out), rel=4 / np.sqrt(2 * values.size))
     assert abs(values.mean()) < 4 * np.sqrt(2 / fan_out / values.size)
@@ -34,7 +34,7 @@ def test_convolutions_start_normal_by_fan_out(wide, layer, fan_out):
 
 # fan_out is the window alone there: sqrt(2 / 9), sqrt(2 / 25)
 @pytest.mark.parametrize(("side", "deviation"), [(3, 0.4714), (5, 0.2828)])
-def test_depthwise_convolutions_start_normal_by_window(wide, side, deviation):
+def test_depthwise_kernels_start_from_a_normal_distribution_by_window(wide, side, deviation):
     values = kernels(wide, "_dwconv", side)
     assert values.std() == pytest.approx(deviation, rel=4 / np.sqrt(2 * values.size))
 
@@ -48,7 +48,7 @@ def test_the_normal_distribution_is_not_truncated(wide, layer):
     assert np.mean(far > 3) == pytest.approx(0.0027, rel=0.4)
 
 
-def test_the_classifier_starts_uniform_by_classes(tiny):
+def test_the_classifier_starts_from_a_uniform_distribution_by_classes(tiny):
     # efficientnet_model.py, dense_kernel_initializer: uniform in +-1 / sqrt(classes); zero bias
     keras.utils.set_random_seed(0)
     kernel, bias = models.make_model(tiny, classes=100).get_layer("predictions").get_weights()
@@ -57,7 +57,7 @@ def test_the_classifier_starts_uniform_by_classes(tiny):
     assert not bias.any()
 
 
-def test_biases_and_batch_norms_start_neutral(wide):
+def test_biases_start_at_zero_and_batch_norms_as_the_identity(wide):
     assert not wide.get_layer("block2a_se_expand").get_weights()[1].any()
     starts = [float(weight.mean()) for weight in wide.get_layer("block2a_bn").get_weights()]
     assert starts == [1, 0, 0, 1]
@@ -71,7 +71,9 @@ def test_equal_layers_start_with_different_values(wide):
 @pytest.fixture(scope="module", params=[f"efficientnet-b{number}" for number in range(9)])
 def official(request):
     """Each official network, built once: its name and its layers by name."""
-    model = models.create_model(request.param)
+    with pytest.MonkeyPatch.context() as patch:  # the tests read no values, and random values cost time
+        patch.setattr(keras.initializers.VarianceScaling, "__call__", keras.initializers.Zeros.__call__)
+        model = models.create_model(request.param)
     return request.param, {layer.name: layer for layer in model.layers}
 
 
@@ -83,7 +85,7 @@ def test_trainable_parameter_counts_are_the_published_ones(official):
     assert sum(np.prod(weight.shape) for weight in trainable) == published[int(name[-1])]
 
 
-def test_drop_path_has_the_official_rates_where_shortcuts_are(official, golden):
+def test_drop_path_has_the_official_rates_at_skip_connections(official, golden):
     name, layers = official
     rates = {name: layer.rate for name, layer in layers.items() if name.endswith("_drop")}
     blocks = [name.removesuffix("_dwconv") for name in layers if name.endswith("_dwconv")]
@@ -100,7 +102,7 @@ def test_every_batch_norm_has_the_official_momentum_and_epsilon(official):
     assert {(type(norm), norm.momentum, norm.epsilon) for norm in norms} == {(BatchNormalization, 0.99, 1e-3)}
 
 
-def test_dropout_is_the_variants_own(official):
+def test_dropout_has_the_official_rate(official):
     # tensorflow/tpu, efficientnet_builder.py, efficientnet_params
     published = [0.2, 0.2, 0.3, 0.3, 0.4, 0.4, 0.5, 0.5, 0.5]
     name, layers = official
@@ -117,18 +119,18 @@ def test_l2_has_the_published_parameters():
 def test_rates_can_be_chosen(tiny):
     model = models.make_model(tiny, dropout_rate=0.7, drop_path_rate=0.5)
     rates = {layer.name: layer.rate for layer in model.layers if isinstance(layer, keras.layers.Dropout)}
-    # by hand: ten blocks, of which the 4th, 6th and 8th after the first have a shortcut
+    # by hand: of ten blocks, the 4th, 6th and 8th after the first have a skip connection
     assert rates == pytest.approx({"block4b_drop": 0.2, "block5b_drop": 0.3, "block6b_drop": 0.4, "top_dropout": 0.7})
 
 
-def test_rates_of_zero_leave_the_layers_out(tiny):
+def test_rates_of_zero_omit_the_dropout_layers(tiny):
     model = models.make_model(tiny, dropout_rate=0.0, drop_path_rate=0.0)
     assert not [layer for layer in model.layers if isinstance(layer, keras.layers.Dropout)]
 
 
 @pytest.fixture(scope="module")
 def dropped(tiny):
-    """A shortcut block's branch before and after its drop, and its output, of 200 images in training."""
+    """Outputs of a block with a skip connection for 200 images in training: input, branch, branch after drop, sum."""
     keras.utils.set_random_seed(0)
     model = models.make_model(tiny, drop_path_rate=0.5)
     names = ("block6a_project_bn", "block6b_project_bn", "block6b_drop", "block6b_add")
@@ -137,16 +139,16 @@ def dropped(tiny):
     return [output.numpy() for output in ends(images, training=True)]
 
 
-def test_drop_path_drops_whole_images_and_scales_the_others(dropped):
+def test_drop_path_drops_single_images_and_scales_the_others(dropped):
     _, branch, kept, _ = dropped
-    whole = np.abs(kept).max(axis=(1, 2, 3)) > 0
-    # Huang et al. 2016: kept with chance 0.6 here (the 8th of ten blocks after the first), and divided by it
-    assert whole.mean() == pytest.approx(0.6, abs=4 * np.sqrt(0.24 / 200))
-    np.testing.assert_allclose(kept[whole], branch[whole] / 0.6, rtol=1e-5)
+    survived = np.abs(kept).max(axis=(1, 2, 3)) > 0
+    # Huang et al. 2016: survives with probability 0.6 (the 8th of ten blocks after the first), and is divided by it
+    assert survived.mean() == pytest.approx(0.6, abs=4 * np.sqrt(0.24 / 200))
+    np.testing.assert_allclose(kept[survived], branch[survived] / 0.6, rtol=1e-5)
 
 
-def test_a_dropped_image_passes_by_the_shortcut_unchanged(dropped):
+def test_a_dropped_image_passes_the_block_unchanged(dropped):
     before, _, kept, after = dropped
-    gone = ~kept.any(axis=(1, 2, 3))
-    assert gone.any()
-    np.testing.assert_array_equal(after[gone], before[gone])
+    dropped_images = ~kept.any(axis=(1, 2, 3))
+    assert dropped_images.any()
+    np.testing.assert_array_equal(after[dropped_images], before[dropped_images])

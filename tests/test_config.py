@@ -1,3 +1,5 @@
+"""Options of a run: their defaults, ranges, recipes and help texts."""
+
 import dataclasses
 import json
 
@@ -34,17 +36,17 @@ def test_defaults_are_those_of_the_official_flags():
     assert {name: config[name] for name in OFFICIAL} == OFFICIAL
 
 
-def test_recipe_follows_the_data_and_what_is_given_wins():
+def test_recipe_follows_the_data_and_given_options_override_it():
     assert make_config().recipe == "sample"
     assert make_config().num_label_classes == 10
     assert make_config(data_dir="somewhere").recipe == "official"
-    assert make_config(data_dir="somewhere").num_label_classes is None  # the data say
+    assert make_config(data_dir="somewhere").num_label_classes is None  # the data tell
     assert make_config(dataset="cifar10").recipe == "official"
     assert make_config(dataset="sample").recipe == "sample"
     assert make_config(data_dir="somewhere", recipe="sample", train_steps=3).train_steps == 3
 
 
-def test_recipes_name_only_options():
+def test_recipes_set_only_options_that_exist():
     names = {field.name for field in dataclasses.fields(TrainConfig)}
     assert all(set(recipe) <= names for recipe in RECIPES.values())
 
@@ -65,12 +67,12 @@ def test_recipes_name_only_options():
         ({"learning_rate": 1}, "Unknown options: learning_rate"),
     ],
 )
-def test_wrong_option_is_named(options, message):
+def test_an_invalid_option_is_named(options, message):
     with pytest.raises(ValueError, match=message.replace(".", r"\.").replace("(", r"\(")):
         make_config(**options)
 
 
-def test_every_option_has_help_and_json_gives_all_back():
+def test_every_option_has_help_and_survives_json():
     assert all(len(field.metadata["help"]) > 10 for field in dataclasses.fields(TrainConfig))
     config = make_config(train_steps=7)
     assert TrainConfig(**json.loads(json.dumps(dataclasses.asdict(config)))) == config

@@ -1,4 +1,4 @@
-"""Files of every kind, cut and with changed bytes: an error in one line, soon, and the network stays as it was."""
+"""Damaged files of every kind raise an error of one line, quickly, and leave the network unchanged."""
 
 import time
 import warnings
@@ -11,16 +11,17 @@ from support.reference import fill
 from support.weight_files import save_checkpoint, write_state
 
 from keras_efficientnet import load_weights, models
-from keras_efficientnet.weights import registry
 from keras_efficientnet.weights.engine import extract
+from keras_efficientnet.weights.origins.keras import to_keras_applications
 from keras_efficientnet.weights.origins.tf1 import OFFICIAL
+from keras_efficientnet.weights.origins.timm import to_timm
 
 WRITERS = {
     "x.weights.h5": keras.Model.save_weights,
     "x.keras": keras.Model.save,
-    "x.h5": registry.to_keras_applications,
-    "x.safetensors": lambda model, path: safetensors.numpy.save_file(registry.to_timm(model), path),
-    "x.pth": lambda model, path: write_state(path, registry.to_timm(model)),
+    "x.h5": to_keras_applications,
+    "x.safetensors": lambda model, path: safetensors.numpy.save_file(to_timm(model), path),
+    "x.pth": lambda model, path: write_state(path, to_timm(model)),
     "model.ckpt-109474.index": lambda model, path: save_checkpoint(
         path.parent, {p.key: x for p, x in extract(model, OFFICIAL)}
     ),
@@ -55,8 +56,8 @@ def network(tiny):
 
 @pytest.mark.parametrize("damage", [cut, flip_near_the_start, flip_near_the_end, overwrite])
 @pytest.mark.parametrize("name", WRITERS)
-def test_a_damaged_file_is_refused_or_whole(network, tmp_path, name, damage):
-    """A changed number in a file without checksums cannot be told; all else can."""
+def test_a_damaged_file_is_refused_or_loads_completely(network, tmp_path, name, damage):
+    """Only a changed number in a file without checksums goes unnoticed."""
     WRITERS[name](fill(network), tmp_path / name)
     whole, rng, refused = (tmp_path / name).read_bytes(), np.random.default_rng(0), 0
     network.set_weights([np.zeros_like(array) for array in network.get_weights()])

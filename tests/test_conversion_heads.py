@@ -1,4 +1,4 @@
-"""Classifiers for other classes than the network's, of every origin: the background, ImageNet-21k and -12k."""
+"""Classifiers for other classes, of every origin: with a background, of ImageNet-21k and -12k."""
 
 import warnings
 
@@ -10,6 +10,7 @@ from support.reference import fill
 from keras_efficientnet import load_weights, models
 from keras_efficientnet.weights import registry
 from keras_efficientnet.weights.engine import extract
+from keras_efficientnet.weights.origins.timm import to_timm
 
 ORIGINS = [name for name in registry.ORIGINS if name != "ours"]
 
@@ -25,7 +26,7 @@ def build(tiny, origin, classes):
 
 
 def numbered(tiny, origin, classes):
-    """The origin's arrays of a network whose classifier tells its classes apart: class i has the bias i."""
+    """Returns a network in which class i has the bias i, and its arrays in the origin's form."""
     model = build(tiny, origin, classes)
     kernel, _ = model.get_layer("predictions").get_weights()
     kernel[:] = 0.001 * np.arange(classes)
@@ -33,17 +34,17 @@ def numbered(tiny, origin, classes):
     return model, {pair.key: array for pair, array in extract(model, origin)}
 
 
-def test_a_thousand_classes_leave_the_background_out(tiny, origin):
+def test_a_model_for_1000_classes_drops_the_background(tiny, origin):
     source, arrays = numbered(tiny, origin, 1001)
     model = build(tiny, origin, 1000)
-    with pytest.warns(UserWarning, match="x is for 1001 classes, the background first: of1000 takes the other 1000"):
+    with pytest.warns(UserWarning, match="x is for 1001 classes, the background first: of1000 uses the other 1000"):
         registry.convert(model, arrays, "x", origin=origin.name)
     kernel, bias = model.get_layer("predictions").get_weights()
     np.testing.assert_array_equal(bias, np.arange(1, 1001))
     np.testing.assert_array_equal(kernel, source.get_layer("predictions").get_weights()[0][:, 1:])
 
 
-def test_a_thousand_and_one_classes_keep_the_background(tiny, origin):
+def test_a_model_for_1001_classes_keeps_the_background(tiny, origin):
     _, arrays = numbered(tiny, origin, 1001)
     model = build(tiny, origin, 1001)
     registry.convert(model, arrays, origin=origin.name)
@@ -51,14 +52,14 @@ def test_a_thousand_and_one_classes_keep_the_background(tiny, origin):
 
 
 @pytest.mark.parametrize(("classes", "words"), [(21843, "ImageNet-21k"), (11821, "ImageNet-12k")])
-def test_larger_imagenets_are_told_by_their_name(tiny, classes, words):
+def test_warnings_name_the_larger_imagenets(tiny, classes, words):
     origin = registry.ORIGINS["timm"]
     _, arrays = numbered(tiny, origin, classes)
     same, other = build(tiny, origin, classes), build(tiny, origin, 1000)
     registry.convert(same, arrays)
     assert same.get_layer("predictions").get_weights()[1][-1] == classes - 1
     before = other.get_layer("predictions").get_weights()
-    message = f"is for {classes} classes, those of {words}, of1000 for 1000: its classifier stays as it was. Train it"
+    message = f"is for {classes} classes, those of {words}, of1000 for 1000: its classifier is left unchanged. Train it"
     with pytest.warns(UserWarning, match=message):
         registry.convert(other, arrays)
     np.testing.assert_array_equal(other.get_layer("predictions").get_weights()[0], before[0])
@@ -66,12 +67,12 @@ def test_larger_imagenets_are_told_by_their_name(tiny, classes, words):
 
 
 @pytest.mark.parametrize("classes", [12, 1001])
-def test_other_classes_keep_the_classifier_and_say_so(tiny, origin, classes):
+def test_other_classes_keep_the_classifier_with_a_warning(tiny, origin, classes):
     _, arrays = numbered(tiny, origin, classes)
     model = build(tiny, origin, 7)
     before = model.get_layer("predictions").get_weights()
     with pytest.warns(
-        UserWarning, match=f"is for {classes} classes, of7 for 7: its classifier stays as it was. Train it"
+        UserWarning, match=f"is for {classes} classes, of7 for 7: its classifier is left unchanged. Train it"
     ):
         registry.convert(model, arrays, origin=origin.name)
     np.testing.assert_array_equal(model.get_layer("predictions").get_weights()[0], before[0])
@@ -93,23 +94,23 @@ def test_a_classifier_of_another_width_is_refused(tiny, origin):
     name = f"{origin.ends['predictions']}{origin.separator}{origin.leaves['kernel']}"
     arrays[name] = np.concatenate([arrays[name]] * 2, axis=1 if origin.separator == "." else 0)
     with pytest.raises(
-        ValueError, match="does not fit of9: .* Build the model with classes=7, or with include_top=Fal"
+        ValueError, match="does not match of9: .* Build the model with classes=7, or with include_top=Fal"
     ):
         registry.convert(build(tiny, origin, 9), arrays, origin=origin.name)
 
 
-def test_a_warning_that_is_an_error_leaves_the_network_as_it_was(tiny):
-    """As under `python -W error`."""
+def test_a_warning_raised_as_an_error_leaves_the_network_unchanged(tiny):
+    """As with `python -W error`."""
     model = models.make_model(tiny, classes=7)
     before = model.get_weights()
-    with warnings.catch_warnings(), pytest.raises(UserWarning, match="its classifier stays as it was"):
+    with warnings.catch_warnings(), pytest.raises(UserWarning, match="its classifier is left unchanged"):
         warnings.simplefilter("error", UserWarning)
-        registry.convert(model, registry.to_timm(fill(models.make_model(tiny, classes=10))))
+        registry.convert(model, to_timm(fill(models.make_model(tiny, classes=10))))
     for old, new in zip(before, model.get_weights(), strict=True):
         np.testing.assert_array_equal(old, new)
 
 
-def test_our_own_file_with_a_background_fills_a_thousand_classes(tiny, tmp_path):
+def test_our_own_file_with_a_background_loads_into_1000_classes(tiny, tmp_path):
     source, _ = numbered(tiny, registry.ORIGINS["ours"], 1001)
     source.save_weights(tmp_path / "x.weights.h5")
     model = models.make_model(tiny)
@@ -118,7 +119,7 @@ def test_our_own_file_with_a_background_fills_a_thousand_classes(tiny, tmp_path)
     np.testing.assert_array_equal(model.get_layer("predictions").get_weights()[1], np.arange(1, 1001))
 
 
-def test_training_takes_the_rest_of_our_own_file_for_other_classes(tiny, tmp_path):
+def test_training_loads_the_backbone_of_our_own_file_for_other_classes(tiny, tmp_path):
     keras.utils.set_random_seed(0)
     models.make_model(tiny, classes=5).save_weights(tmp_path / "x.weights.h5")
     model = models.make_model(tiny, classes=7)

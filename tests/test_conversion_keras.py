@@ -1,6 +1,5 @@
-"""Files of keras.applications and back, of keras-hub, of Keras 2, and runs of main.py."""
+"""Weights files of keras.applications (and back), keras-hub and Keras 2, and run folders."""
 
-import gc
 import json
 import os
 import zipfile
@@ -17,37 +16,30 @@ from support.reference import fill, reference_images
 from keras_efficientnet import load_weights, models
 from keras_efficientnet.recipes import make_config
 from keras_efficientnet.runs import RunFolder
-from keras_efficientnet.training.state import Run, make_variant
+from keras_efficientnet.training.state import TrainState, make_variant
 from keras_efficientnet.weights.engine import extract
-from keras_efficientnet.weights.origins.keras import KERAS_HUB
-from keras_efficientnet.weights.registry import to_keras_applications
+from keras_efficientnet.weights.origins.keras import KERAS_HUB, to_keras_applications
 
+pytestmark = pytest.mark.usefixtures("zero_kernels")
 SIZES = [slow_if_large(f"b{number}", number) for number in range(8)]
 SHAPE = (64, 64, 3)
 
 
-@pytest.fixture(autouse=True)
-def quick_start(monkeypatch):
-    monkeypatch.setattr(keras.initializers.VarianceScaling, "__call__", keras.initializers.Zeros.__call__)
-    yield
-    gc.collect()
-
-
 def layers_of_keras_3(number):
-    """{dataset: (shape, layer)} of the real file."""
+    """Returns {dataset: (shape, layer)} of the original file."""
     rows = read_rows("keras_applications", f"weights_h5_efficientnetb{number}")
     return {dataset: (tuple(shape), layer) for dataset, shape, layer in rows}
 
 
 def layers_of_keras_2(number):
-    """[layer, [(variable, shape)]] of the real file."""
+    """Returns [layer, [(variable, shape)]] of the original file."""
     return read_rows("keras_applications", f"legacy_h5_efficientnetb{number}")
 
 
 def write_constants(path, number, layout):
-    """The real file, each array of one number of its own; returns the numbers of those that are the network's.
+    """Writes a file with the original layout, each array with one distinct number; returns those of the network.
 
-    HDF5 does not write arrays that were only created: the files are small.
+    The files are small: HDF5 does not write arrays that only have a fill value.
     """
     numbers = []
 
@@ -81,7 +73,7 @@ def test_every_array_of_keras_applications_fills_one_variable(number, layout, tm
 
 
 @pytest.mark.parametrize("number", SIZES)
-def test_what_is_written_for_keras_applications_is_laid_out_as_its_own(number, tmp_path):
+def test_files_for_keras_applications_have_its_own_layout(number, tmp_path):
     model = make(f"efficientnet-b{number}")
     to_keras_applications(model, tmp_path / "b.weights.h5")
     with h5py.File(tmp_path / "b.weights.h5") as h5:
@@ -109,7 +101,7 @@ def theirs(**arguments):
 
 
 def write_keras_2(model, path):
-    """As Keras 2 wrote it: keras/src/legacy/saving/legacy_h5_format.py still does."""
+    """Writes the Keras 2 format, as keras/src/legacy/saving/legacy_h5_format.py still does."""
     from keras.src.legacy.saving import legacy_h5_format
 
     with h5py.File(path, "w") as h5:
@@ -121,8 +113,8 @@ def assert_same(actual, expected):
 
 
 @pytest.mark.parametrize("name", ["b0.weights.h5", "b0.h5", "b0.keras"])
-def test_a_file_of_keras_applications_gives_its_logits(name, tmp_path):
-    """Without weights its network divides pixels by 255 and does no more."""
+def test_a_file_of_keras_applications_restores_its_logits(name, tmp_path):
+    """Without published weights, the network of keras.applications only divides pixels by 255."""
     original = fill(theirs(weights=None))
     if name == "b0.h5":
         write_keras_2(original, tmp_path / name)
@@ -134,7 +126,7 @@ def test_a_file_of_keras_applications_gives_its_logits(name, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["notop.weights.h5", "notop.h5"])
-def test_a_file_without_the_top_fills_a_network_without(name, tmp_path):
+def test_a_file_without_the_top_loads_into_a_network_without_a_top(name, tmp_path):
     original = fill(theirs(weights=None, include_top=False))
     (write_keras_2 if name == "notop.h5" else keras.Model.save_weights)(original, tmp_path / name)
     ours = models.EfficientNetB0(include_top=False, include_preprocessing=False, weights=tmp_path / name)
@@ -145,7 +137,7 @@ def test_a_file_without_the_top_fills_a_network_without(name, tmp_path):
 
 
 @pytest.mark.parametrize(("name", "preprocessing"), [("back.weights.h5", True), ("back.h5", False)])
-def test_keras_applications_takes_our_weights(name, preprocessing, tmp_path):
+def test_keras_applications_loads_our_weights(name, preprocessing, tmp_path):
     ours = fill(make("efficientnet-b0", include_preprocessing=preprocessing))
     to_keras_applications(ours, tmp_path / name)
     images = reference_images(2, 64, 64, seed=1)
@@ -157,7 +149,7 @@ def test_keras_applications_takes_our_weights(name, preprocessing, tmp_path):
     assert_same(make("efficientnet-b0", include_preprocessing=preprocessing, weights=tmp_path / name)(images), expected)
 
 
-def test_keras_applications_takes_our_network_without_its_top(tmp_path):
+def test_keras_applications_loads_our_network_without_its_top(tmp_path):
     ours = fill(models.EfficientNetB0(include_top=False))
     to_keras_applications(ours, tmp_path / "notop.h5")
     images = reference_images(1, 64, 64, seed=1)
@@ -166,9 +158,9 @@ def test_keras_applications_takes_our_network_without_its_top(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["efficientnet-b0-torch", "efficientnet-lite0", "efficientnet-condconv-b0-4e"])
-def test_what_keras_applications_lacks_is_not_written(name, tmp_path):
+def test_networks_that_keras_applications_lacks_are_not_written(name, tmp_path):
     with pytest.raises(
-        ValueError, match="which is no part of an EfficientNet of keras.ap|it has the original B0 to B7"
+        ValueError, match="which is not part of an EfficientNet of keras.ap|it has the original B0 to B7"
     ):
         to_keras_applications(make(name), tmp_path / "x.weights.h5")
     assert not list(tmp_path.iterdir())
@@ -176,16 +168,16 @@ def test_what_keras_applications_lacks_is_not_written(name, tmp_path):
         to_keras_applications(make(name), "x.keras")
 
 
-def test_a_network_that_pads_as_pytorch_is_not_written(tiny, tmp_path):
-    """Also with the epsilon of the others, as torchvision's B5 to B7."""
+def test_a_network_with_symmetric_padding_is_not_written(tiny, tmp_path):
+    """Even with the original epsilon, as torchvision's B5 to B7 have."""
     with pytest.raises(
-        ValueError, match="keras.applications has no network as efficientnet: it has the original B0 to"
+        ValueError, match="keras.applications has no network like efficientnet: it has the original B0 to"
     ):
         to_keras_applications(models.make_model(tiny._replace(padding="symmetric")), tmp_path / "x.weights.h5")
 
 
 def write_hub(folder, model):
-    """A folder as keras-hub 0.32 wrote it: the network and the classifier apart; names of ../shared/facts/peers.md."""
+    """Writes a preset folder like keras-hub 0.32: backbone and classifier in separate files."""
     folder.mkdir()
     (folder / "config.json").write_text("{}")
     counts = {}
@@ -199,7 +191,7 @@ def write_hub(folder, model):
     return folder
 
 
-def test_a_preset_of_keras_hub_fills_a_symmetric_network(tiny, tmp_path):
+def test_a_keras_hub_preset_loads_into_a_symmetric_network(tiny, tmp_path):
     row = tiny._replace(padding="symmetric", epsilon=1e-5)
     source = fill(models.make_model(row, classes=10))
     write_hub(tmp_path / "preset", source)
@@ -212,7 +204,7 @@ def test_a_preset_of_keras_hub_fills_a_symmetric_network(tiny, tmp_path):
 
 @pytest.mark.parametrize("name", ["model_weights", "layers", "layers/a/vars"])
 def test_a_link_is_not_followed(tiny, tmp_path, name):
-    """Not even to see what is there: opening a pipe takes for ever."""
+    """Not even to look at its target: opening a pipe never returns."""
     os.mkfifo(tmp_path / "pipe")
     with h5py.File(tmp_path / "x.weights.h5", "w") as h5:
         h5[name] = h5py.ExternalLink(tmp_path / "pipe", "x")
@@ -222,7 +214,7 @@ def test_a_link_is_not_followed(tiny, tmp_path, name):
 
 @pytest.mark.parametrize("kind", ["external", "link", "soft", "virtual"])
 def test_numbers_in_another_file_are_not_read(tiny, tmp_path, kind):
-    """HDF5 would: any file as numbers, a pipe for ever."""
+    """HDF5 would read any file as numbers, or wait for a pipe forever."""
     model = models.make_model(tiny, classes=10)
     model.save_weights(tmp_path / "x.weights.h5")
     with h5py.File(tmp_path / "other.h5", "w") as other:
@@ -247,14 +239,14 @@ def test_numbers_in_another_file_are_not_read(tiny, tmp_path, kind):
         np.testing.assert_array_equal(old, new)
 
 
-def test_a_keras_file_that_would_fill_the_disk_is_refused(tiny, tmp_path):
+def test_a_keras_file_that_would_unpack_to_fill_the_disk_is_refused(tiny, tmp_path):
     with zipfile.ZipFile(tmp_path / "bomb.keras", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("model.weights.h5", bytes(10**7))
-    with pytest.raises(ValueError, match="its weights would become over 20 times as large"):
+    with pytest.raises(ValueError, match="its weights would unpack to over 20 times its size"):
         load_weights(models.make_model(tiny, classes=10), tmp_path / "bomb.keras")
 
 
-def test_a_file_from_before_names_says_so(tiny, tmp_path):
+def test_a_file_from_before_keras_3_6_raises_a_clear_error(tiny, tmp_path):
     model = models.make_model(tiny, classes=10)
     model.save_weights(tmp_path / "old.weights.h5")
     with h5py.File(tmp_path / "old.weights.h5", "a") as h5:
@@ -267,11 +259,11 @@ def test_a_file_from_before_names_says_so(tiny, tmp_path):
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """A run at step 0: its network holds zeros, its average ones; the best one twos."""
+    """A run at step 0 whose model holds zeros, its average ones, and its best checkpoint twos."""
     folder = tmp_path_factory.mktemp("run")
     config = make_config(model_dir=str(folder), width_coefficient=0.25, depth_coefficient=0.2, input_image_size=32)
-    run = Run(config, make_variant(config), 100, tf.distribute.get_strategy())
-    run.restore(folder)
+    run = TrainState(config, make_variant(config), 100, tf.distribute.get_strategy())
+    run.restore(RunFolder(folder))
     for number, model in enumerate((run.model, run.average)):
         model.set_weights([np.full_like(array, number) for array in model.get_weights()])
     run.save()
@@ -285,7 +277,7 @@ def values(model):
 
 
 @pytest.mark.parametrize("place", ["", "checkpoints", "checkpoints/ckpt-0"])
-def test_a_run_gives_the_averaged_weights_of_its_last_checkpoint(run, place):
+def test_a_run_loads_the_averaged_weights_of_its_latest_checkpoint(run, place):
     folder, model = run
     load_weights(model, folder / place)
     assert values(model) == {1}
@@ -293,7 +285,7 @@ def test_a_run_gives_the_averaged_weights_of_its_last_checkpoint(run, place):
     assert values(model) == {0}
 
 
-def test_a_run_whose_best_checkpoint_counts_gives_that(run, tmp_path):
+def test_a_run_with_use_best_loads_its_best_checkpoint(run, tmp_path):
     folder, model = run
     options = json.loads((folder / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(options | {"use_best": True}))
@@ -302,7 +294,7 @@ def test_a_run_whose_best_checkpoint_counts_gives_that(run, tmp_path):
     assert values(model) == {2}
 
 
-def test_a_run_without_checkpoints_gives_its_exported_network(run, tmp_path):
+def test_a_run_without_checkpoints_loads_its_exported_model(run, tmp_path):
     folder, model = run
     (tmp_path / "config.json").write_text((folder / "config.json").read_text())
     with pytest.raises(ValueError, match="has neither a checkpoint nor a model.keras. Train it first"):
@@ -314,6 +306,6 @@ def test_a_run_without_checkpoints_gives_its_exported_network(run, tmp_path):
     assert values(model) == {1}
 
 
-def test_golden_layouts_are_of_every_network_of_keras_applications():
+def test_every_network_of_keras_applications_has_golden_layouts():
     for layout in ("weights_h5", "legacy_h5"):
         assert len(list((GOLDEN / "keras_applications").glob(f"{layout}_efficientnetb[0-7].json.gz"))) == 8

@@ -1,6 +1,4 @@
-"""Weights of torchvision and of lukemelas, by their names; timm's are in test_conversion.py."""
-
-import gc
+"""Weights of torchvision and of lukemelas; those of timm are in test_conversion.py."""
 
 import keras
 import numpy as np
@@ -19,25 +17,22 @@ from support.originals import (
 
 from keras_efficientnet import load_weights, models
 from keras_efficientnet.weights import registry
-from keras_efficientnet.weights.origins.pytorch import LUKEMELAS, TORCHVISION
+from keras_efficientnet.weights.engine import extract
+from keras_efficientnet.weights.origins.lukemelas import LUKEMELAS
+from keras_efficientnet.weights.origins.timm import to_timm
+from keras_efficientnet.weights.origins.torchvision import TORCHVISION
+from keras_efficientnet.weights.pairing import pair_variables
 
+pytestmark = pytest.mark.usefixtures("zero_kernels")
 COUNTER = "num_batches_tracked"
-PADDED_ANEW = {"b5", "b6", "b7"}  # of torchvision: trained with SAME padding
-
-
-@pytest.fixture(autouse=True)
-def quick_start(monkeypatch):
-    """Networks start with kernels of zeros: no time goes into random ones that are replaced at once."""
-    monkeypatch.setattr(keras.initializers.VarianceScaling, "__call__", keras.initializers.Zeros.__call__)
-    yield
-    gc.collect()  # a network is a cycle, and the large ones are hundreds of megabytes
+TRAINED_WITH_SAME_PADDING = {"b5", "b6", "b7"}  # of torchvision
 
 
 @pytest.mark.parametrize("size", [slow_if_large(f"b{number}") for number in range(8)])
 def test_every_array_of_torchvision_fills_one_variable(size):
     rows = read_rows("torchvision", f"keys_efficientnet_{size}")
     assert_each_fills_one(make(f"efficientnet-{size}-torch"), rows, COUNTER)
-    if size in PADDED_ANEW:
+    if size in TRAINED_WITH_SAME_PADDING:
         assert_each_fills_one(make(f"efficientnet-{size}"), rows, COUNTER)
 
 
@@ -55,8 +50,8 @@ def cases(origin):
 
 
 @pytest.mark.parametrize(("origin", "case"), cases("torchvision") + cases("lukemelas"))
-def test_a_network_equals_the_original(origin, case, golden, tmp_path):
-    """Through a file, whose names tell the origin."""
+def test_a_network_gives_the_outputs_of_the_original(origin, case, golden, tmp_path):
+    """Loads a file, whose names reveal the origin."""
     safetensors.numpy.save_file(read_state(case["model"], origin), tmp_path / "model.safetensors")
     name = case["model"].replace("_", "-") + ("-torch" if origin == "torchvision" else "")
     model = make(name, weights=tmp_path / "model.safetensors")
@@ -65,7 +60,7 @@ def test_a_network_equals_the_original(origin, case, golden, tmp_path):
 
 
 def arrays_of(model, origin):
-    return {pair.key: array for pair, array in registry.engine.extract(model, origin)}
+    return {pair.key: array for pair, array in extract(model, origin)}
 
 
 @pytest.fixture
@@ -78,10 +73,10 @@ def symmetric(tiny):
     return models.make_model(tiny._replace(padding="symmetric", epsilon=1e-5), classes=10, name="symmetric")
 
 
-def test_torchvisions_small_networks_go_into_ours_only_when_asked(network, symmetric):
+def test_torchvision_weights_load_into_same_padding_only_on_request(network, symmetric):
     arrays = arrays_of(symmetric, TORCHVISION)
     before = network.get_weights()
-    for pair in registry.engine.pair_variables(symmetric, TORCHVISION):
+    for pair in pair_variables(symmetric, TORCHVISION):
         arrays[pair.key] = arrays[pair.key] + 1
     with pytest.raises(
         ValueError, match=r"trained with symmetric padding and an epsilon of 1e-05; same has same.*-torc"
@@ -94,22 +89,22 @@ def test_torchvisions_small_networks_go_into_ours_only_when_asked(network, symme
     assert (network.get_layer("top_bn").get_weights()[1] == arrays["features.8.1.bias"]).all()
 
 
-def test_weights_for_same_padding_go_into_symmetric_networks_only_when_asked(network, symmetric):
+def test_same_padding_weights_load_into_symmetric_padding_only_on_request(network, symmetric):
     arrays = arrays_of(network, LUKEMELAS)
-    with pytest.raises(ValueError, match="Build the network without -torch, or take them all the same with origin='l"):
+    with pytest.raises(ValueError, match="Build the network without -torch, or load them all the same with origin='l"):
         registry.convert(symmetric, arrays)
     with pytest.warns(UserWarning, match="its results are not the published ones"):
         registry.convert(symmetric, arrays, origin="lukemelas")
 
 
-def test_another_epsilon_alone_is_said(tiny):
+def test_another_epsilon_alone_gives_a_warning(tiny):
     arrays = arrays_of(models.make_model(tiny, classes=10), LUKEMELAS)
     other = models.make_model(tiny._replace(epsilon=1e-2), classes=10)
     with pytest.warns(UserWarning, match="an epsilon of 0.001; efficientnet has same padding and 0.01"):
         registry.convert(other, arrays)
 
 
-def test_an_unknown_origin_is_refused_with_those_there_are(network, tmp_path):
+def test_an_unknown_origin_raises_an_error_that_lists_the_known_ones(network, tmp_path):
     network.save_weights(tmp_path / "x.weights.h5")
     with pytest.raises(
         ValueError, match="Unknown origin 'pytorch'. Choose one of: timm, torchvision, lukemelas, tf1, "
@@ -117,13 +112,13 @@ def test_an_unknown_origin_is_refused_with_those_there_are(network, tmp_path):
         load_weights(network, tmp_path / "x.weights.h5", origin="pytorch")
 
 
-def test_an_origin_that_the_names_are_not_of_is_refused(network):
+def test_an_origin_that_does_not_match_the_names_is_refused(network):
     with pytest.raises(ValueError, match=r"Missing: \['_blocks.0._bn1.bias'.*Unused: \['blocks.0.0.bn1.bias'"):
-        registry.convert(network, registry.to_timm(network), origin="lukemelas")
+        registry.convert(network, to_timm(network), origin="lukemelas")
 
 
 @pytest.mark.parametrize("name", ["efficientnet-edgetpu-S", "efficientnet-condconv-b0-4e"])
 def test_torchvision_has_no_other_networks(name):
     arrays = {"features.0.0.weight": np.zeros((32, 3, 3, 3), "float32")}
-    with pytest.raises(ValueError, match="which is no part of an EfficientNet of torchvision"):
+    with pytest.raises(ValueError, match="which is not part of an EfficientNet of torchvision"):
         registry.convert(make(name), arrays)

@@ -1,7 +1,8 @@
 """Checkpoints of the official code, written by TensorFlow's own saver: raw and averaged, with slots and counters."""
 
-import gc
 import re
+import shutil
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -13,23 +14,24 @@ from support.weight_files import save_checkpoint
 from keras_efficientnet import load_weights, models
 from keras_efficientnet.weights import registry
 from keras_efficientnet.weights.origins.tf1 import OFFICIAL
+from keras_efficientnet.weights.pairing import pair_variables
 
 TF1 = read_origin("tf1")
 NAMES = list(dict.fromkeys(case["model"] for case in TF1["cases"]))
-QUICK = {"efficientnet-b0", "efficientnet-condconv-b0-4e", "efficientnet-lite0", "efficientnet-edgetpu-S"}
-PARAMETERS = [pytest.param(name, marks=[] if name in QUICK else [pytest.mark.slow]) for name in NAMES]
+QUICK = ["efficientnet-b0", "efficientnet-condconv-b0-4e", "efficientnet-edgetpu-S"]
+WITH_SLOTS = {*QUICK, "efficientnet-lite0"}
+
+
+def parameters(quick):
+    return [pytest.param(name, marks=[] if name in quick else [pytest.mark.slow]) for name in NAMES]
+
+
+pytestmark = pytest.mark.usefixtures("zero_kernels")
 AVERAGED, SLOTS = "/ExponentialMovingAverage", ("/RMSProp", "/RMSProp_1")
 
 
-@pytest.fixture(autouse=True)
-def quick_start(monkeypatch):
-    monkeypatch.setattr(keras.initializers.VarianceScaling, "__call__", keras.initializers.Zeros.__call__)
-    yield
-    gc.collect()
-
-
 def make_arrays(name, *, slots=False):
-    """The training checkpoint: each variable by its own name, the averaged by theirs."""
+    """Returns the arrays of a training checkpoint, with the averaged variables."""
     experts = TF1["experts"].get(name, {})
     arrays = {}
     for key, shape in read_rows("tf1", f"keys_{name}"):
@@ -43,7 +45,7 @@ def make_arrays(name, *, slots=False):
 
 
 def shuffle_counters(arrays):
-    """Other numbers of conditional convolutions, in the order that each block has: as other years of the code gave."""
+    """Renumbers conditional convolutions across blocks, in order within each block, as earlier versions of the code."""
     blocks = sorted({int(found[1]) for key in arrays if (found := re.search(r"blocks_(\d+)/cond_conv2d", key))})
     others = dict(zip(blocks, blocks[::-1], strict=True))
 
@@ -57,10 +59,10 @@ def shuffle_counters(arrays):
     return {rename(key): array for key, array in arrays.items()}
 
 
-@pytest.mark.parametrize("name", PARAMETERS)
-def test_a_network_equals_the_official_one(name, golden, tmp_path):
-    """Averaged weights by default, from the checkpoint's folder; the trained ones when they are asked for."""
-    arrays = make_arrays(name, slots=name in QUICK)
+@pytest.mark.parametrize("name", parameters(QUICK))
+def test_a_network_gives_the_outputs_of_the_official_code(name, golden, tmp_path):
+    """Averaged weights by default, from the checkpoint's folder; trained weights with average=False, by its prefix."""
+    arrays = make_arrays(name, slots=name in WITH_SLOTS)
     path = save_checkpoint(tmp_path, shuffle_counters(arrays) if name == "efficientnet-condconv-b0-4e" else arrays)
     model = make(name, classes=1001 if "edgetpu" in name else 1000)
     logits = golden("tf1/logits.npz")
@@ -71,7 +73,7 @@ def test_a_network_equals_the_official_one(name, golden, tmp_path):
             assert_close(outputs[:, ::32], logits[f"{case['case']}/logits"], case)
 
 
-@pytest.mark.parametrize("name", PARAMETERS)
+@pytest.mark.parametrize("name", parameters(WITH_SLOTS))
 def test_every_variable_fills_one_of_ours(name):
     rows = [(key, shape) for key, shape in read_rows("tf1", f"keys_{name}") if not key.endswith(AVERAGED)]
     numbers = {key: number for number, (key, _) in enumerate(rows, 1)}
@@ -80,41 +82,47 @@ def test_every_variable_fills_one_of_ours(name):
     assert_filled(model, {numbers[key] for key in numbers if not key.endswith((*SLOTS, "global_step"))})
 
 
-def test_a_lite_network_leaves_the_background_out(golden, tmp_path):
-    """EdgeTPU's files are for 1001 classes, of which "background" is the first."""
+def test_a_model_for_1000_classes_drops_the_background_of_edgetpu(golden, tmp_path):
+    """EdgeTPU files are for 1001 classes; the first is "background"."""
     path = save_checkpoint(tmp_path, make_arrays("efficientnet-edgetpu-S"))
     model = make("efficientnet-edgetpu-S")
-    with pytest.warns(UserWarning, match="is for 1001 classes, the background first: .* takes the other 1000"):
+    with pytest.warns(UserWarning, match="is for 1001 classes, the background first: .* uses the other 1000"):
         load_weights(model, path)
     case = next(case for case in TF1["cases"] if case["case"] == "efficientnet-edgetpu-S/193x225_n2_ema")
     outputs = keras.ops.convert_to_numpy(model(make_images(case), training=False))
     assert_close(outputs[:, 31::32], golden("tf1/logits.npz")[f"{case['case']}/logits"][:, 1:], case)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def tiny_arrays(tiny):
     model = models.make_model(tiny, classes=10)
     rng = np.random.default_rng(0)
-    pairs = registry.engine.pair_variables(model, OFFICIAL)
+    pairs = pair_variables(model, OFFICIAL)
     return {f"efficientnet-b0/{pair.key}": rng.uniform(0.5, 1.5, pair.shape).astype("float32") for pair in pairs}
 
 
-def test_without_averages_the_trained_weights_are_taken(tiny, tiny_arrays, tmp_path):
-    model = models.make_model(tiny, classes=10, weights=save_checkpoint(tmp_path, tiny_arrays))
+@pytest.fixture(scope="module")
+def saved(tiny_arrays, tmp_path_factory):
+    """Path of a checkpoint of the tiny network."""
+    return save_checkpoint(tmp_path_factory.mktemp("checkpoint"), tiny_arrays)
+
+
+def test_trained_weights_are_used_where_there_are_no_averages(tiny, tiny_arrays, saved):
+    model = models.make_model(tiny, classes=10, weights=saved)
     kernel = model.get_layer("predictions").get_weights()[0]
     np.testing.assert_array_equal(kernel, tiny_arrays["efficientnet-b0/head/dense/kernel"])
 
 
 @pytest.mark.parametrize("end", ["", ".index", ".meta", ".data-00000-of-00001"])
-def test_a_checkpoint_is_found_by_any_of_its_files(tiny, tiny_arrays, tmp_path, end):
-    model = models.make_model(tiny, classes=10, weights=save_checkpoint(tmp_path, tiny_arrays) + end)
+def test_a_checkpoint_is_found_by_any_of_its_files(tiny, tiny_arrays, saved, end):
+    model = models.make_model(tiny, classes=10, weights=saved + end)
     kernel = model.get_layer("predictions").get_weights()[0]
     np.testing.assert_array_equal(kernel, tiny_arrays["efficientnet-b0/head/dense/kernel"])
 
 
-def test_a_checkpoint_of_two_networks_is_refused(tiny, tiny_arrays):
+def test_a_checkpoint_with_two_networks_is_refused(tiny, tiny_arrays):
     double = {key.replace("b0", "b1"): array for key, array in tiny_arrays.items()}
-    with pytest.raises(ValueError, match="The checkpoint is of several networks: .* and .*. Take one"):
+    with pytest.raises(ValueError, match="The checkpoint holds several networks: .* and .*. Save one"):
         registry.convert(models.make_model(tiny, classes=10), tiny_arrays | double)
 
 
@@ -127,8 +135,9 @@ def test_a_variable_without_its_average_is_missing(tiny, tiny_arrays, tmp_path):
 
 
 @pytest.mark.parametrize("damage", ["cut", "flipped", "gone", "index"])
-def test_a_broken_checkpoint_is_an_error_that_says_so(tiny, tiny_arrays, tmp_path, damage):
-    path = save_checkpoint(tmp_path, tiny_arrays)
+def test_a_damaged_checkpoint_raises_a_clear_error(tiny, saved, tmp_path, damage):
+    path = tmp_path / Path(saved).name
+    shutil.copytree(Path(saved).parent, tmp_path, dirs_exist_ok=True)
     model = models.make_model(tiny, classes=10)
     before = model.get_weights()
     data = next(tmp_path.glob("*.data-*"))
@@ -142,7 +151,7 @@ def test_a_broken_checkpoint_is_an_error_that_says_so(tiny, tiny_arrays, tmp_pat
         data.unlink()
     else:
         (tmp_path / "model.ckpt-109474.index").write_bytes(b"nothing of the kind")
-    with pytest.raises(ValueError, match="model.ckpt-109474 is not a whole TensorFlow checkpoint: ") as caught:
+    with pytest.raises(ValueError, match="model.ckpt-109474 is not a complete TensorFlow checkpoint: ") as caught:
         load_weights(model, path)
     assert "\n" not in str(caught.value)
     for old, new in zip(before, model.get_weights(), strict=True):

@@ -1,4 +1,4 @@
-"""Weights from any file to any other: with the tiny network, and by the script with B0."""
+"""Conversion of weights files, with a tiny network and by the script with B0."""
 
 import shlex
 
@@ -12,7 +12,8 @@ from support.reference import fill, reference_images
 from support.scripts import run_help
 
 from keras_efficientnet import export, models
-from keras_efficientnet.export import weight_files, writers
+from keras_efficientnet.architectures import VARIANTS
+from keras_efficientnet.export import weight_files
 from keras_efficientnet.weights import pretrained
 
 SCRIPT = ROOT / "export/convert_weights.py"
@@ -27,7 +28,7 @@ def model(tiny):
 @pytest.fixture(scope="module")
 def file(model, tmp_path_factory):
     path = tmp_path_factory.mktemp("source") / "tiny.safetensors"
-    writers.write(model, path)
+    weight_files.write(model, path)
     return path
 
 
@@ -39,26 +40,26 @@ def assert_equal_weights(one, other):
         assert all(np.array_equal(*pair) for pair in pairs), name
 
 
-@pytest.mark.parametrize("ending", writers.WRITERS)
+@pytest.mark.parametrize("ending", weight_files.WRITERS)
 def test_every_kind_of_file_holds_every_array(tiny, model, tmp_path, ending):
     path = tmp_path / f"new{ending}"
     arrays = sum(len(layer.weights) for layer in model.layers)
-    assert writers.write(model, path) == arrays
+    assert weight_files.write(model, path) == arrays
     found, mapped = weight_files.load(tiny, path)
     assert_equal_weights(found, model)
     assert (mapped.filled, mapped.adaptions) == (arrays, ())
     assert [*tmp_path.iterdir()] == [path]
 
 
-def test_a_path_without_ending_becomes_a_saved_model(model, tmp_path):
-    assert writers.write(model, tmp_path / "new") == 0
+def test_a_path_without_an_ending_becomes_a_saved_model(model, tmp_path):
+    assert weight_files.write(model, tmp_path / "new") == 0
     np.testing.assert_allclose(export.load_saved_model(tmp_path / "new")(IMAGES), model(IMAGES), atol=1e-5)
 
 
-@pytest.mark.parametrize("ending", writers.WRITERS)
-def test_who_may_read_a_new_file_may_read_a_conversion(model, tmp_path, ending):
+@pytest.mark.parametrize("ending", weight_files.WRITERS)
+def test_a_converted_file_has_the_usual_permissions(model, tmp_path, ending):
     (tmp_path / "usual").touch()
-    writers.write(model, tmp_path / f"new{ending}")
+    weight_files.write(model, tmp_path / f"new{ending}")
     assert (tmp_path / f"new{ending}").stat().st_mode == (tmp_path / "usual").stat().st_mode
 
 
@@ -66,23 +67,23 @@ def test_who_may_read_a_new_file_may_read_a_conversion(model, tmp_path, ending):
     ("ending", "left_out"),
     [(".safetensors", "num_batches_tracked"), (".h5", "normalization/"), (".weights.h5", None)],
 )
-def test_arrays_without_a_counterpart_are_named(tiny, model, tmp_path, ending, left_out):
-    writers.write(model, tmp_path / f"new{ending}")
+def test_arrays_without_a_counterpart_are_listed(tiny, model, tmp_path, ending, left_out):
+    weight_files.write(model, tmp_path / f"new{ending}")
     _, mapped = weight_files.load(tiny, tmp_path / f"new{ending}")
     assert bool(mapped.left_out) == bool(left_out)
     assert all(left_out in name for name in mapped.left_out)
 
 
-def test_the_file_tells_the_number_of_classes(tiny, file, tmp_path):
+def test_the_number_of_classes_is_read_from_the_file(tiny, file, tmp_path):
     assert weight_files.load(tiny, file)[0].output_shape == (None, 10)
     backbone = fill(models.make_model(tiny, include_top=False))
-    writers.write(backbone, tmp_path / "notop.weights.h5")
+    weight_files.write(backbone, tmp_path / "notop.weights.h5")
     found, _ = weight_files.load(tiny, tmp_path / "notop.weights.h5")
     assert_equal_weights(found, backbone)
 
 
-def test_a_file_cannot_ask_for_endless_classes(tiny, model, tmp_path):
-    """An array in HDF5 can say it is large and hold nothing."""
+def test_a_file_cannot_claim_endless_classes(tiny, model, tmp_path):
+    """An HDF5 array can have a large shape and hold no data."""
     model.save_weights(tmp_path / "x.weights.h5")
     with h5py.File(tmp_path / "x.weights.h5", "a") as h5:
         last = h5["layers/dense/vars"]
@@ -95,43 +96,43 @@ def test_a_file_cannot_ask_for_endless_classes(tiny, model, tmp_path):
         weight_files.load(tiny, tmp_path / "x.weights.h5")
 
 
-def test_other_classes_leave_the_classifier_and_say_so(tiny, file):
+def test_other_classes_keep_the_classifier_and_are_reported(tiny, file):
     found, mapped = weight_files.load(tiny, file, classes=7)
     assert found.output_shape == (None, 7)
     assert {"classifier.weight", "classifier.bias"} <= {*mapped.left_out}
     [adaption] = mapped.adaptions
-    assert "for 10 classes, efficientnet for 7: its classifier stays as it was" in adaption
+    assert "for 10 classes, efficientnet for 7: its classifier is left unchanged" in adaption
 
 
-def test_a_file_that_is_not_the_model_is_not_left(tiny, model, monkeypatch, tmp_path):
+def test_a_file_that_differs_from_the_model_is_removed(tiny, model, monkeypatch, tmp_path):
     path = tmp_path / "old.weights.h5"
     path.write_bytes(b"old")
     other = models.make_model(tiny, classes=10)
-    monkeypatch.setitem(writers.WRITERS, ".weights.h5", lambda _, path: other.save_weights(path))
-    with pytest.raises(RuntimeError, match="stem_conv/kernel is not in the file as efficientnet has it"):
-        writers.write(model, path, overwrite=True)
+    monkeypatch.setitem(weight_files.WRITERS, ".weights.h5", lambda _, path: other.save_weights(path))
+    with pytest.raises(RuntimeError, match="stem_conv/kernel in the file differs from efficientnet"):
+        weight_files.write(model, path, overwrite=True)
     assert [*tmp_path.iterdir()] == [path]
     assert path.read_bytes() == b"old"
 
 
-@pytest.mark.parametrize("ending", writers.WRITERS)
+@pytest.mark.parametrize("ending", weight_files.WRITERS)
 def test_a_writer_that_fails_leaves_nothing(model, monkeypatch, tmp_path, ending):
     def fail(_, path):
         path.write_bytes(b"half")
         raise OSError("No space left on device")
 
-    monkeypatch.setitem(writers.WRITERS, ending, fail)
+    monkeypatch.setitem(weight_files.WRITERS, ending, fail)
     with pytest.raises(OSError, match="No space left"):
-        writers.write(model, tmp_path / f"new{ending}")
+        weight_files.write(model, tmp_path / f"new{ending}")
     assert not [*tmp_path.iterdir()]
 
 
 def test_an_unknown_ending_is_refused(model, tmp_path):
-    with pytest.raises(ValueError, match=r"must end in .weights.h5, .keras, .safetensors, .h5, or in nothing"):
-        writers.write(model, tmp_path / "new.pth")
+    with pytest.raises(ValueError, match=r"must end in .weights.h5, .keras, .safetensors, .h5, or have no ending"):
+        weight_files.write(model, tmp_path / "new.pth")
 
 
-def test_images_get_five_names_each(tiny, tmp_path):
+def test_each_image_gets_five_predictions(tiny, tmp_path):
     (tmp_path / "one.jpg").write_bytes(jpeg())
     (tmp_path / "bad.jpg").write_bytes(b"no picture")
     network = fill(models.make_model(tiny))
@@ -139,13 +140,13 @@ def test_images_get_five_names_each(tiny, tmp_path):
     names = {name for _, name in models.imagenet_classes()}
     assert len(prediction.top) == 5
     assert {name for name, _ in prediction.top} <= names
-    with pytest.raises(ValueError, match=r"bad.jpg is no whole BMP"):
+    with pytest.raises(ValueError, match=r"bad.jpg cannot be decoded as BMP"):
         weight_files.identify(network, tiny, [str(tmp_path / "bad.jpg")])
     with pytest.raises(ValueError, match="no classifier"):
         weight_files.identify(models.make_model(tiny, include_top=False), tiny, [str(tmp_path / "one.jpg")])
 
 
-def test_classes_are_called_as_in_imagenet_with_or_without_the_background():
+def test_class_names_are_those_of_imagenet_with_or_without_the_background():
     assert weight_files.class_names(1000)[0] == "tench"
     assert weight_files.class_names(1001)[:2] == ["background", "tench"]
     assert weight_files.class_names(3) == ["0", "1", "2"]
@@ -153,7 +154,7 @@ def test_classes_are_called_as_in_imagenet_with_or_without_the_background():
 
 @pytest.fixture(scope="module")
 def converted(tmp_path_factory):
-    """B0 with random weights, there and back by the script; the model, the folder, what the two calls printed."""
+    """Converts B0 to timm and back by the script; returns the model, the folder and the output of both calls."""
     folder = tmp_path_factory.mktemp("script")
     b0 = fill(models.EfficientNetB0())
     b0.save_weights(folder / "a.weights.h5")
@@ -166,12 +167,12 @@ def converted(tmp_path_factory):
     return b0, folder, there, back
 
 
-def test_the_script_brings_b0_to_timm_and_back(converted):
+def test_the_script_converts_b0_to_timm_and_back(converted):
     b0, folder, there, back = converted
     assert (there[0], there[2], back[0], back[2]) == (0, [], 0, [])
     again = models.EfficientNetB0(weights=folder / "c.weights.h5")
     assert_equal_weights(again, b0)
-    # stem, expansions, depthwise, projections, squeeze-and-excite with its biases, top; norms; classifier
+    # stem, expansions, depthwise, projections, squeeze-and-excite with biases, top; batch norms; classifier
     arrays = 1 + 15 + 16 + 16 + 16 * 4 + 1 + 49 * 4 + 2
     assert there[1][0] == f"a.weights.h5: weights of ours; {arrays} arrays filled"
     assert there[1][1].endswith(f" MB; read back, all {arrays} arrays are equal")
@@ -189,7 +190,7 @@ def test_the_script_prints_five_lines_for_each_image(converted):
     assert lines[10:] == [f"{i:4} {100 * share:7.2f}%  {name}" for i, (_, name, share) in enumerate(best, start=1)]
 
 
-def test_published_weights_bring_their_normalisation(converted, monkeypatch, tmp_path):
+def test_published_weights_keep_their_normalisation(converted, monkeypatch, tmp_path):
     b0, folder, *_ = converted
     monkeypatch.setattr(pretrained, "fetch", lambda row: folder / {"ap_in1k": "b.safetensors"}[row.tag])
     done = weight_files.convert_file("advprop", "tf_efficientnet_b0", tmp_path / "new.keras")
@@ -203,16 +204,16 @@ def test_published_weights_bring_their_normalisation(converted, monkeypatch, tmp
     ("options", "message"),
     [
         ("--weights=tiny.safetensors --output=tiny.safetensors", "tiny.safetensors exists. Choose another path"),
-        ("--weights=bad.pth --output=new.keras", "bad.pth is not a whole .pth file"),
+        ("--weights=bad.pth --output=new.keras", "bad.pth is not a complete .pth file"),
         ("--weights=absent.h5 --output=new.keras", "`weights` must be None or the path of"),
-        ("--weights=tiny.safetensors --output=new.keras", "tiny.safetensors does not fit efficientnet-b0. "),
+        ("--weights=tiny.safetensors --output=new.keras", "tiny.safetensors does not match efficientnet-b0. "),
         ("--weights=tiny.safetensors --output=new.pth", "`output` must end in .weights.h5"),
         ("--weights=noisy --output=new", "There are no weights 'noisy' of efficientnet-b0. Choose one of: 'noisy-st"),
         ("--weights=tiny.safetensors --output=new --source=jax", "Unknown origin 'jax'. Choose one of: timm, "),
         ("--weights=tiny.safetensors --output=new --verify=absent.jpg", "No image files at 'absent.jpg'"),
     ],
 )
-def test_a_mistake_of_the_user_is_one_clear_line_and_leaves_nothing(file, tmp_path, options, message):
+def test_a_user_error_is_one_clear_line_and_leaves_no_file(file, tmp_path, options, message):
     (tmp_path / "tiny.safetensors").write_bytes(file.read_bytes())
     (tmp_path / "bad.pth").write_bytes(b"PK\x03\x04 and then no more")
     code, lines, errors = run(SCRIPT, "--model_name=efficientnet-b0", *options.split(), cwd=tmp_path)
@@ -222,8 +223,8 @@ def test_a_mistake_of_the_user_is_one_clear_line_and_leaves_nothing(file, tmp_pa
     assert (tmp_path / "tiny.safetensors").read_bytes() == file.read_bytes()
 
 
-def test_a_run_says_its_network_and_the_names_of_its_classes(tmp_path, monkeypatch):
-    monkeypatch.setattr(weight_files, "find_variant", lambda name: {"efficientnet-lite0": TINY}[name])
+def test_a_run_folder_states_its_network_and_its_class_names(tmp_path, monkeypatch):
+    monkeypatch.setitem(VARIANTS, "efficientnet-lite0", TINY)
     (tmp_path / "run").mkdir()
     (tmp_path / "run/config.json").write_text('{"model_name": "efficientnet-lite0"}')
     (tmp_path / "run/labels.txt").write_text("ant\nbee\ncow\n")

@@ -1,11 +1,11 @@
-"""Where data come from: folders, TensorFlow Datasets, held-out files, the background class."""
+"""Kinds of data: class folders, TensorFlow Datasets, held-out files, the background class."""
 
 import numpy as np
 import pytest
 from conftest import TINY
 from support.images import encoded, jpeg, record, smooth, write_folder, write_records
 
-from keras_efficientnet.datasets import catalog, folders, make_datasets, transfer
+from keras_efficientnet.datasets import catalog, class_folders, make_datasets, transfer
 from keras_efficientnet.datasets.damage import in_words
 from keras_efficientnet.recipes import make_config
 
@@ -23,7 +23,7 @@ def central(height, width, seed):
     return smooth(height, width, seed)[:, (width - height) // 2 :][:, :height]
 
 
-def test_folder_of_train_and_validation_gives_its_pictures_and_names(tmp_path):
+def test_folder_with_train_and_validation_gives_images_and_class_names(tmp_path):
     write_folder(tmp_path / "train", ["bee", "ant", "cow"], 4)
     write_folder(tmp_path / "val", ["cow", "ant"], 2)
     data, images, labels = evaluate(tmp_path, dataset="folder", mode="train_and_eval")
@@ -35,22 +35,22 @@ def test_folder_of_train_and_validation_gives_its_pictures_and_names(tmp_path):
     assert sorted(epoch) == [0] * 4 + [1] * 4 + [2] * 4
 
 
-def test_folder_of_classes_keeps_every_tenth_picture_for_validation(tmp_path):
+def test_class_folders_hold_out_every_tenth_image_for_validation(tmp_path):
     write_folder(tmp_path, ["ant", "bee"], 21)
-    parts = folders.find_splits(str(tmp_path))
-    held = [f"{name}/{place:03d}.jpg" for name in ("ant", "bee") for place in (9, 19)]
-    assert [path.removeprefix(f"{tmp_path}/") for path in parts["validation"].paths] == held
-    assert len(parts["train"].paths) == 38 and not set(parts["train"].paths) & set(parts["validation"].paths)
+    splits = class_folders.find_splits(str(tmp_path))
+    held_out = [f"{name}/{place:03d}.jpg" for name in ("ant", "bee") for place in (9, 19)]
+    assert [path.removeprefix(f"{tmp_path}/") for path in splits["validation"].paths] == held_out
+    assert len(splits["train"].paths) == 38 and not set(splits["train"].paths) & set(splits["validation"].paths)
 
 
-def test_folder_takes_all_kinds_of_pictures_in_upper_and_lower_case(tmp_path):
+def test_class_folders_read_every_image_format_in_upper_and_lower_case(tmp_path):
     folder = tmp_path / "validation/one"
     folder.mkdir(parents=True)
     kinds = {"a.JPG": "JPEG", "b.jpeg": "JPEG", "c.PNG": "PNG", "d.WebP": "WEBP", "e.bmp": "BMP"}
     for name, kind in kinds.items():
         (folder / name).write_bytes(encoded("RGB", kind))
     for name in ("notes.txt", ".hidden.jpg"):
-        (folder / name).write_text("no picture")
+        (folder / name).write_text("no image")
     write_folder(tmp_path / "train", ["one", "two"], 1)
     _, images, labels = evaluate(tmp_path, dataset="folder")
     assert labels == [0] * 5
@@ -58,12 +58,12 @@ def test_folder_takes_all_kinds_of_pictures_in_upper_and_lower_case(tmp_path):
         assert np.abs(image - central(40, 48, 1)).mean() < 5
 
 
-def test_broken_picture_in_a_folder_is_named(tmp_path):
+def test_broken_image_in_a_folder_is_named(tmp_path):
     write_folder(tmp_path / "train", ["one", "two"], 2)
     write_folder(tmp_path / "validation", ["one", "two"], 2)
     (tmp_path / "validation/two/000.jpg").write_bytes(jpeg()[:500])
     data = make_datasets(make_config(data_dir=str(tmp_path), dataset="folder", mode="eval"), SMALL)
-    with pytest.raises(ValueError, match="validation/two/000.jpg holds no picture that can be dec"):
+    with pytest.raises(ValueError, match="validation/two/000.jpg holds no image that can be decoded"):
         with in_words(data.explain_valid):
             list(data.valid)
 
@@ -72,22 +72,26 @@ def test_broken_picture_in_a_folder_is_named(tmp_path):
     ("make", "options", "message"),
     [
         (lambda folder: None, {}, "has no class folders"),
-        (lambda folder: (folder / "train/a").mkdir(parents=True), {}, "train/a has no picture with an ending of .bmp"),
-        (lambda folder: write_folder(folder, ["a", "b"], 2), {}, "No class has 10 pictures, of which one"),
-        (lambda folder: write_folder(folder / "val", ["a"], 1), {}, "no folder called train"),
+        (lambda folder: (folder / "train/a").mkdir(parents=True), {}, "train/a has no image file. Expected .bmp"),
+        (lambda folder: write_folder(folder, ["a", "b"], 2), {}, "No class has 10 images, so none can be held out"),
+        (lambda folder: write_folder(folder / "val", ["a"], 1), {}, "no folder train"),
         (
             lambda folder: (write_folder(folder / "train", ["a"], 1), write_folder(folder / "test", ["b"], 1)),
             {},
-            "has classes that training has not: b",
+            "has classes that the training data lack: b",
         ),
-        (lambda folder: write_folder(folder, ["a", "b"], 10), {"num_label_classes": 3}, "The data names 2 classes"),
-        (lambda folder: None, {"holdout_shards": 1}, "`holdout_shards` is for records"),
-        (lambda folder: None, {"dataset": "sample"}, "`dataset=sample` comes with the package"),
-        (lambda folder: None, {"data_dir": None}, "`dataset=folder` needs its folder"),
+        (
+            lambda folder: write_folder(folder, ["a", "b"], 10),
+            {"num_label_classes": 3},
+            "must match the 2 class names of the data. Received: 3",
+        ),
+        (lambda folder: None, {"holdout_shards": 1}, "`holdout_shards` needs records"),
+        (lambda folder: None, {"dataset": "sample"}, "`dataset=sample` is part of the package"),
+        (lambda folder: None, {"data_dir": None}, "`dataset=folder` needs a folder"),
         (lambda folder: None, {"data_dir": "/nowhere"}, "There is no folder '/nowhere'"),
     ],
 )
-def test_wrong_folder_is_explained(tmp_path, make, options, message):
+def test_invalid_folder_is_an_error_that_explains_it(tmp_path, make, options, message):
     make(tmp_path)
     config = make_config(**({"data_dir": str(tmp_path), "dataset": "folder"} | options))
     with pytest.raises((ValueError, FileNotFoundError), match=message):
@@ -101,7 +105,7 @@ def write_train(folder, files, each):
 
 
 def test_held_out_files_are_evaluated_and_never_trained_on(tmp_path):
-    """The label of a record is the number of its file + 1. `eval_name` with "test" in it means validation-*."""
+    """The label of a record is the number of its file + 1. An `eval_name` with "test" selects validation-*."""
     write_train(tmp_path, files=4, each=2)
     write_records(tmp_path / "validation-00000-of-00001", [record(jpeg(), 9)])
     given = {"holdout_shards": 1, "num_label_classes": 9}
@@ -114,14 +118,14 @@ def test_held_out_files_are_evaluated_and_never_trained_on(tmp_path):
         assert set(next(data.train(0).batch(60).as_numpy_iterator())[1]) == {1, 2, 3}
 
 
-def test_not_all_files_can_be_held_out(tmp_path):
+def test_holding_out_all_files_is_an_error(tmp_path):
     write_train(tmp_path, files=2, each=1)
     with pytest.raises(ValueError, match="`holdout_shards` must be below the 2 training files. Received: 2"):
         evaluate(tmp_path, holdout_shards=2, mode="train_and_eval")
 
 
 def test_with_1001_classes_the_background_keeps_its_label(tmp_path):
-    """The official code's meaning of 1001, without its 1002nd column."""
+    """1001 as in the official code, but without its 1002nd output."""
     write_records(tmp_path / "validation-00000-of-00001", [record(jpeg(), label) for label in (0, 1, 1000)])
     (tmp_path / "labels.txt").write_text("".join(f"class {number}\n" for number in range(1, 1001)))
     data, _, labels = evaluate(tmp_path, num_label_classes=1001)
@@ -129,14 +133,14 @@ def test_with_1001_classes_the_background_keeps_its_label(tmp_path):
     assert data.class_names[:2] == ("background", "class 1")
 
 
-def test_classes_are_1000_where_nobody_says(tmp_path):
+def test_number_of_classes_is_1000_by_default(tmp_path):
     write_records(tmp_path / "validation-00000-of-00001", [record(jpeg(), 1000)])
     data, _, labels = evaluate(tmp_path)
     assert (data.classes, data.class_names, labels) == (1000, None, [999])
 
 
 def make_tfds(folder, splits, name="tiny"):
-    """A data set of TensorFlow Datasets, written by its own writer: the label of a picture is its seed modulo 2."""
+    """Writes a dataset with TensorFlow Datasets. The label of an image is its seed modulo 2."""
     import tensorflow_datasets as tfds
 
     def examples(start, count):
@@ -165,12 +169,12 @@ def make_tfds(folder, splits, name="tiny"):
 
 
 def seeds_of(images, count):
-    """Which pictures these are: the nearest by mean distance."""
+    """Returns the seeds of images: of the nearest ones by mean distance."""
     known = np.stack([central(40, 48, seed) for seed in range(count)]).astype("float32")
     return [int(np.abs(known - image).mean((1, 2, 3)).argmin()) for image in images]
 
 
-def test_tensorflow_datasets_give_their_pictures_labels_and_names(tmp_path):
+def test_tensorflow_datasets_give_images_labels_and_class_names(tmp_path):
     make_tfds(tmp_path, {"train": (0, 8), "test": (8, 4)})
     data, images, labels = evaluate(tmp_path, dataset="tiny", mode="train_and_eval")
     assert data.class_names == ("even", "odd") and (data.train_images, data.valid_images) == (8, 4)
@@ -183,31 +187,31 @@ def test_tensorflow_datasets_give_their_pictures_labels_and_names(tmp_path):
     assert sorted(seeds) == list(range(8)) and labels.tolist() == [seed % 2 for seed in seeds]
 
 
-def test_tensorflow_datasets_without_validation_are_split_without_overlap(tmp_path):
+def test_tensorflow_datasets_without_validation_are_split_into_disjoint_parts(tmp_path):
     make_tfds(tmp_path, {"train": (0, 20)})
     plain = {"random_resized_crop": False, "random_flip": False}
     data, images, _ = evaluate(tmp_path, dataset="tiny", mode="train_and_eval", **plain)
     trained = seeds_of(next(data.train(0).batch(18).as_numpy_iterator())[0], 20)
-    held = seeds_of(images, 20)
-    assert len(held) == 2 and sorted(trained + held) == list(range(20))
+    held_out = seeds_of(images, 20)
+    assert len(held_out) == 2 and sorted(trained + held_out) == list(range(20))
 
 
-def test_damaged_file_of_tensorflow_datasets_is_noticed(tmp_path):
+def test_damaged_file_of_tensorflow_datasets_is_an_error(tmp_path):
     make_tfds(tmp_path, {"train": (0, 8), "test": (8, 4)})
     path = next(tmp_path.glob("tiny/1.0.0/tiny-test.tfrecord*"))
     path.write_bytes(path.read_bytes()[:-100])
     data = make_datasets(make_config(data_dir=str(tmp_path), dataset="tiny", mode="eval"), SMALL)
-    with pytest.raises(ValueError, match="tiny/1.0.0, split test, has fewer examples than it says"):
+    with pytest.raises(ValueError, match="tiny/1.0.0, split test, has fewer examples than its metadata state"):
         with in_words(data.explain_valid):
             list(data.valid)
 
 
-def test_unknown_name_is_explained(tmp_path):
+def test_unknown_dataset_is_an_error_that_lists_the_choices(tmp_path):
     with pytest.raises(ValueError, match="`dataset` must be sample, records, folder or a name in tensorflow-datasets"):
         make_datasets(make_config(dataset="no_such_set", data_dir=str(tmp_path)), SMALL)
 
 
-def test_a_part_of_a_data_set_of_the_paper_is_not_taken_for_the_whole(tmp_path):
+def test_part_of_a_dataset_of_the_paper_is_an_error(tmp_path):
     """Flowers is trained on two splits: 2,040 images in the paper's table 6."""
     import tensorflow_datasets as tfds
 
@@ -217,12 +221,12 @@ def test_a_part_of_a_data_set_of_the_paper_is_not_taken_for_the_whole(tmp_path):
     images = [catalog.open_split(builder, splits[name]).images for name in ("train", "validation")]
     assert images == [5, 4]
     with pytest.raises(
-        ValueError, match="Flowers has 102 classes, 2,040 images to train and 6,149.*Received: 2, 5 and 4"
+        ValueError, match="Flowers has 102 classes, 2,040 training images and 6,149 test images.*Received: 2, 5 and 4"
     ):
         transfer.check_transfer(builder.name, 2, images)
 
 
-def test_a_data_set_of_the_paper_that_is_nowhere_to_load_is_read_from_its_folder(tmp_path):
+def test_dataset_of_the_paper_outside_tensorflow_datasets_is_read_from_a_folder(tmp_path):
     for split, seeds in (("train", (0, 1)), ("test", (2,))):
         for name in ("sparrow", "wren"):
             (tmp_path / split / name).mkdir(parents=True)
@@ -230,12 +234,12 @@ def test_a_data_set_of_the_paper_that_is_nowhere_to_load_is_read_from_its_folder
                 (tmp_path / split / name / f"{seed}.jpg").write_bytes(jpeg(seed=seed))
     with pytest.raises(ValueError, match="Birdsnap has 500 classes.*Received: 2, 4 and 2."):
         evaluate(tmp_path, dataset="birdsnap", mode="train_and_eval")
-    with pytest.raises(ValueError, match="Birdsnap is not in tensorflow-datasets. Give `data_dir`"):
+    with pytest.raises(ValueError, match="Birdsnap is not in tensorflow-datasets. Set `data_dir`"):
         make_datasets(make_config(dataset="birdsnap"), SMALL)
 
 
-def test_the_whole_of_a_data_set_of_the_paper_passes():
+def test_complete_dataset_of_the_paper_passes():
     transfer.check_transfer("food101", 101, (75_750, 25_250))
-    transfer.check_transfer("food101", 101, (0, 25_250))  # mode eval reads no training data
-    transfer.check_transfer("somebody_elses", 3, (1, 1))
+    transfer.check_transfer("food101", 101, (0, 25_250))  # mode eval does not read the training split
+    transfer.check_transfer("third_party", 3, (1, 1))
     assert sorted(row.classes for row in transfer.TRANSFER.values()) == [10, 37, 100, 100, 101, 102, 196, 500]

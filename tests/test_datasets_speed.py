@@ -1,6 +1,6 @@
-"""The input pipeline against the official graph and against a loader of PIL and NumPy: pytest -m slow.
+"""Compares the input pipeline with the official graph and with a loader of PIL and NumPy: pytest -m slow.
 
-On JPEGs of ImageNet's usual size, 500 x 375 and some 100 kB, as records; training's preprocessing at 224 pixels.
+Records hold JPEGs of ImageNet's usual size, 500 x 375 pixels and about 100 kB; training images have 224 pixels.
 """
 
 import io
@@ -27,9 +27,9 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("records")
     grain = np.random.default_rng(0).normal(0, 18, (375, 500, 3))
     for number in range(FILES):
-        pictures = (np.clip(smooth(375, 500, 8 * number + place) + grain, 0, 255).astype("uint8") for place in range(8))
-        data = [tf.io.encode_jpeg(picture, quality=85).numpy() for picture in pictures]
-        values = [record(data[place % 8], 1 + place % 1000) for place in range(IMAGES // FILES)]
+        images = (np.clip(smooth(375, 500, 8 * number + index) + grain, 0, 255).astype("uint8") for index in range(8))
+        data = [tf.io.encode_jpeg(image, quality=85).numpy() for image in images]
+        values = [record(data[index % 8], 1 + index % 1000) for index in range(IMAGES // FILES)]
         write_records(folder / f"train-{number:05d}-of-{FILES:05d}", values)
     return folder
 
@@ -40,7 +40,7 @@ def ours(folder):
 
 
 def official(folder):
-    """facts: tensorflow/tpu 7dc921f, imagenet_input.py and preprocessing.py, written anew."""
+    """Rewritten from tensorflow/tpu 7dc921f, imagenet_input.py and preprocessing.py."""
 
     def resize(image):
         return tf.compat.v1.image.resize_bicubic([image], [SIZE, SIZE])[0]
@@ -64,8 +64,8 @@ def official(folder):
             use_image_if_no_bounding_boxes=True,
         )
         image = tf.image.decode_and_crop_jpeg(data, tf.concat([begin[:2], extent[:2]], 0), channels=3)
-        is_whole = tf.reduce_all(tf.image.extract_jpeg_shape(data) == tf.shape(image))
-        image = tf.cond(is_whole, lambda: resize(centre(data)), lambda: resize(image))
+        is_uncropped = tf.reduce_all(tf.image.extract_jpeg_shape(data) == tf.shape(image))
+        image = tf.cond(is_uncropped, lambda: resize(centre(data)), lambda: resize(image))
         return tf.image.random_flip_left_right(tf.reshape(image, (SIZE, SIZE, 3))), tf.one_hot(label, 1000)
 
     files = tf.data.Dataset.list_files(str(folder / "train-*"), shuffle=False).repeat()
@@ -80,15 +80,15 @@ def official(folder):
 
 
 def pillow_batches(folder):
-    """One thread, as a simple loop has it."""
+    """A simple loop in one thread."""
     random = np.random.default_rng(0)
-    pictures = [
+    encoded = [
         records.parse(value)[0].numpy() for value in tf.data.TFRecordDataset(records.find_files(str(folder), "train"))
     ]
     while True:
         batch = []
-        for place in random.integers(0, len(pictures), 32):
-            image = Image.open(io.BytesIO(pictures[place])).convert("RGB")
+        for index in random.integers(0, len(encoded), 32):
+            image = Image.open(io.BytesIO(encoded[index])).convert("RGB")
             height, width = image.height, image.width
             area, ratio = random.uniform(0.08, 1.0) * height * width, random.uniform(3 / 4, 4 / 3)
             wide, high = min(width, int((area * ratio) ** 0.5)), min(height, int((area / ratio) ** 0.5))
@@ -107,7 +107,7 @@ def images_per_second(batches, steps):
 
 
 def measure(batches, warm, steps):
-    """(images a second, milliseconds of all processors for an image), after `warm` batches."""
+    """Returns (images per second, milliseconds of CPU time per image), measured after `warm` batches."""
     images_per_second(batches, warm)
     started = time.process_time()
     speed = images_per_second(batches, steps)
@@ -116,10 +116,10 @@ def measure(batches, warm, steps):
 
 @pytest.fixture(scope="module")
 def ratios(folder):
-    """Of the images a second, ours to others: medians of rounds in turns, so that what else runs cancels out.
+    """Returns our images per second divided by those of the others: medians over rounds that measure each in turn.
 
-    It is measured within the second epoch: in the first, one of 300, records are searched for noise. Each pipeline is
-    new in each round, as it works ahead while others are measured.
+    Measured is the second epoch: in the first, one of 300, records are searched for noise. Each round makes new
+    pipelines, because a pipeline prefetches while others are measured.
     """
     rows = []
     for _ in range(ROUNDS):
@@ -127,7 +127,7 @@ def ratios(folder):
         rows[-1]["official"] = measure(iter(official(folder)), FIRST_EPOCH, MEASURED)
         rows[-1]["pillow"] = measure(pillow_batches(folder), 1, 5)
     figures = {name: np.median([row[name] for row in rows], axis=0) for name in rows[0]}
-    print({name: f"{speed:.0f} images/s, {cost:.2f} ms of CPU an image" for name, (speed, cost) in figures.items()})
+    print({name: f"{speed:.0f} images/s, {cost:.2f} ms of CPU per image" for name, (speed, cost) in figures.items()})
     return {name: float(np.median([row["ours"][0] / row[name][0] for row in rows])) for name in rows[0]}
 
 
@@ -135,14 +135,14 @@ def test_pipeline_is_faster_than_a_loader_of_pillow_and_numpy(ratios):
     assert ratios["pillow"] >= 1.5, ratios
 
 
-@pytest.mark.xfail(strict=False, reason="0.97 to 1.00 of its images/s in runs on 2 cores, at the same CPU an image")
+@pytest.mark.xfail(strict=False, reason="0.97 to 1.00 of its images/s on 2 cores, with the same CPU time per image")
 def test_pipeline_is_as_fast_as_the_official_graph(ratios):
     assert ratios["official"] >= 1.0, ratios
 
 
-def test_memory_stays_flat_over_20_000_images(folder):
+def test_memory_does_not_grow_over_20_000_images(folder):
     batches = iter(ours(folder))
-    images_per_second(batches, 100)  # the buffers fill
+    images_per_second(batches, 100)  # fills the buffers
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     images_per_second(batches, 20_000 // 32)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # kilobytes

@@ -1,4 +1,4 @@
-"""Several workers, threads and services, a cache: the images and their order stay those of one process."""
+"""Workers, threads, services and a cache do not change the images or their order."""
 
 import numpy as np
 import pytest
@@ -18,21 +18,21 @@ def rows(examples, count):
 
 @pytest.fixture(scope="module")
 def alone():
-    """Of one worker: five batches of 12, from example 1440 on, two before the end of the first epoch."""
+    """Five batches of 12 of one worker, from example 1440 on, two before the end of the first epoch."""
     data = make_datasets(make_config(train_batch_size=12), SMALL)
     return data, rows(data.train(1440), 60)
 
 
 @pytest.mark.parametrize("count", [2, 3])
-def test_workers_together_hold_the_batches_of_one(alone, count):
+def test_workers_share_the_batches_of_one_worker(alone, count):
     data, (images, labels) = alone
     parts = [rows(data.train(1440, index, count), 60 // count) for index in range(count)]
-    for place, expected in enumerate((images, labels)):
-        together = np.concatenate([part[place].reshape(5, 12 // count, -1) for part in parts], axis=1)
+    for index, expected in enumerate((images, labels)):
+        together = np.concatenate([part[index].reshape(5, 12 // count, -1) for part in parts], axis=1)
         np.testing.assert_array_equal(together, expected.reshape(5, 12, -1))
 
 
-def test_batch_must_divide_by_the_workers(alone):
+def test_batch_must_be_a_multiple_of_the_workers(alone):
     with pytest.raises(ValueError, match="`train_batch_size` must be a multiple of the 5 readers. Received: 12"):
         alone[0].train(0, 0, 5)
 
@@ -56,7 +56,7 @@ def test_number_of_threads_changes_nothing(alone, threads):
 
 
 @pytest.mark.parametrize("count", [1, 2])
-def test_services_hold_the_batches_of_one(alone, count):
+def test_services_share_the_batches_of_one_worker(alone, count):
     _, (images, labels) = alone
     service = tf.data.experimental.service
     dispatchers = [service.DispatchServer() for _ in range(count)]
@@ -72,7 +72,7 @@ def test_services_hold_the_batches_of_one(alone, count):
     np.testing.assert_array_equal(served[1], labels)
 
 
-def test_cached_records_are_read_once(tmp_path):
+def test_cached_records_are_read_only_once(tmp_path):
     files = [tmp_path / path.name for path in SAMPLE.iterdir()]
     for path in files:
         path.write_bytes((SAMPLE / path.name).read_bytes())
@@ -81,7 +81,7 @@ def test_cached_records_are_read_once(tmp_path):
     examples = data.train(0).batch(data.train_images).as_numpy_iterator()
     first = next(examples)
     for path in files:
-        path.write_bytes(b"")  # a reader that came back would find nothing
+        path.write_bytes(b"")  # another read would find no records
     second = next(examples)
     assert len({image.tobytes() for image in first[0]}) == 1442
     assert sorted(image.tobytes() for image in first[0]) == sorted(image.tobytes() for image in second[0])

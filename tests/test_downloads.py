@@ -1,4 +1,4 @@
-"""Downloads from a real server on this machine, which is whole, wrong, cut off or gone."""
+"""Downloads from a real local server whose files are complete, wrong, truncated or missing."""
 
 import hashlib
 from concurrent.futures import ThreadPoolExecutor
@@ -9,7 +9,7 @@ from support.servers import Server
 
 from keras_efficientnet.weights.downloads import download
 
-CONTENT = np.random.default_rng(0).bytes(3_000_000)  # three pieces
+CONTENT = np.random.default_rng(0).bytes(3_000_000)  # three chunks
 NAME = f"b0-{hashlib.sha256(CONTENT).hexdigest()[:8]}.pth"
 
 
@@ -30,14 +30,14 @@ def names(folder):
     return sorted(path.name for path in folder.rglob("*") if path.is_file())
 
 
-def test_a_file_comes_whole_and_alone(fetch, tmp_path):
+def test_a_download_leaves_the_complete_file_and_nothing_else(fetch, tmp_path):
     path = fetch()
     assert path == tmp_path / "models" / NAME
     assert path.read_bytes() == CONTENT
     assert names(tmp_path) == [NAME]
 
 
-def test_a_file_that_is_there_needs_no_server(server, fetch):
+def test_an_existing_file_needs_no_server(server, fetch):
     path = fetch()
     server.stop()
     assert fetch() == path
@@ -50,10 +50,10 @@ def test_progress_is_shown(fetch, capsys):
     assert f"{NAME}: 100%" in error and "3.00M/3.00M" in error
 
 
-def test_a_file_with_another_hash_is_not_kept(server, fetch, tmp_path):
+def test_a_file_with_another_hash_is_deleted(server, fetch, tmp_path):
     server.files[f"/weights/{NAME}"] = CONTENT[:-1] + b"?"
     with pytest.raises(
-        ValueError, match=f"What came from {server.url}/weights/{NAME} has another SHA-256 than its name"
+        ValueError, match=f"The file from {server.url}/weights/{NAME} has another SHA-256 than its name"
     ):
         fetch()
     assert names(tmp_path) == []
@@ -61,13 +61,13 @@ def test_a_file_with_another_hash_is_not_kept(server, fetch, tmp_path):
     assert fetch().read_bytes() == CONTENT
 
 
-def test_a_file_that_was_damaged_here_is_fetched_again(fetch):
+def test_a_damaged_file_in_the_cache_is_downloaded_again(fetch):
     path = fetch()
     path.write_bytes(CONTENT[:1000])
     assert fetch().read_bytes() == CONTENT
 
 
-def test_half_a_download_is_an_error_and_never_taken_for_the_file(server, fetch, tmp_path):
+def test_an_incomplete_download_raises_an_error_and_is_never_used(server, fetch, tmp_path):
     server.cuts = [1_500_000]
     with pytest.raises(ConnectionError, match=r"Connect.*: the connection ended after 1,500,000 of 3,000,000 bytes\.$"):
         fetch()
@@ -75,7 +75,7 @@ def test_half_a_download_is_an_error_and_never_taken_for_the_file(server, fetch,
 
 
 @pytest.mark.parametrize("ranges", [True, False])
-def test_a_download_goes_on_where_it_broke_off_if_the_server_can(server, fetch, tmp_path, ranges):
+def test_an_interrupted_download_resumes_if_the_server_supports_it(server, fetch, tmp_path, ranges):
     server.cuts, server.ranges = [1_500_000], ranges
     with pytest.raises(ConnectionError):
         fetch()
@@ -85,7 +85,7 @@ def test_a_download_goes_on_where_it_broke_off_if_the_server_can(server, fetch, 
 
 
 @pytest.mark.parametrize("begun", [b"?" * 1000, b"?" * 3_000_000], ids=["shorter", "as long"])
-def test_the_beginning_of_another_file_spoils_one_try_at_most(server, fetch, tmp_path, begun):
+def test_a_partial_file_of_another_download_fails_at_most_once(server, fetch, tmp_path, begun):
     (tmp_path / "models").mkdir()
     (tmp_path / f"models/{NAME}.partial").write_bytes(begun)
     if len(begun) < len(CONTENT):
@@ -94,7 +94,7 @@ def test_the_beginning_of_another_file_spoils_one_try_at_most(server, fetch, tmp
     assert fetch().read_bytes() == CONTENT
 
 
-def test_several_at_once_each_get_the_whole_file(server, fetch, tmp_path):
+def test_concurrent_downloads_all_get_the_complete_file(server, fetch, tmp_path):
     server.cuts = [1_500_000]
     with pytest.raises(ConnectionError):
         fetch()
@@ -106,7 +106,7 @@ def test_several_at_once_each_get_the_whole_file(server, fetch, tmp_path):
     assert sorted(str(asked) for _, _, asked in server.requests[1:]) == ["None", "None", "bytes=1500000-"]
 
 
-def test_a_server_that_is_down_is_an_error_that_says_what_was_tried(server, fetch, tmp_path):
+def test_an_unreachable_server_raises_an_error_with_the_address(server, fetch, tmp_path):
     server.stop()
     with pytest.raises(
         ConnectionError, match=rf"^Tried {server.url}/weights/{NAME}: URLError: .*Connection refused.*\.$"
@@ -115,7 +115,7 @@ def test_a_server_that_is_down_is_an_error_that_says_what_was_tried(server, fetc
     assert names(tmp_path) == []
 
 
-def test_a_file_that_the_server_lacks_is_an_error_that_says_so(server, fetch, tmp_path):
+def test_a_missing_file_on_the_server_raises_a_clear_error(server, fetch, tmp_path):
     server.files.clear()
     with pytest.raises(ConnectionError, match=rf"^Tried {server.url}/weights/{NAME}: HTTPError: HTTP Error 404"):
         fetch()
@@ -123,7 +123,7 @@ def test_a_file_that_the_server_lacks_is_an_error_that_says_so(server, fetch, tm
 
 
 @pytest.mark.parametrize("length", ["many", "-5", None])
-def test_a_server_that_does_not_know_the_length_still_gives_the_file(server, fetch, length):
+def test_a_server_without_a_valid_content_length_works(server, fetch, length):
     """RFC 9112, 6.3: without it the content ends with the connection."""
     server.length = length
     assert fetch().read_bytes() == CONTENT

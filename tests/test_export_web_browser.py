@@ -129,7 +129,7 @@ def picture(tmp_path_factory):
 
 
 def ready(page):
-    expect(page.locator("#status")).to_have_text("Ready for a picture.", timeout=60_000)
+    expect(page.locator("#status")).to_have_text("Ready for an image.", timeout=60_000)
     return page
 
 
@@ -187,10 +187,10 @@ def test_names_percentages_bars_and_milliseconds_are_shown(model, page, picture)
     page.wait_for_timeout(500)  # the bar grows for a quarter of a second
     track, bar = first.locator(".track").bounding_box(), first.locator(".bar").bounding_box()
     assert bar["width"] / track["width"] == pytest.approx(share, abs=0.01)
-    assert re.fullmatch(r"\d+ ms: \d+ to prepare the picture, \d+ for the network\.", page.inner_text("#time"))
+    assert re.fullmatch(r"\d+ ms: \d+ to prepare the image, \d+ for the network\.", page.inner_text("#time"))
     image, window = page.locator("#image").bounding_box(), page.locator("#window").bounding_box()
     assert window["width"] / image["width"] == pytest.approx(35 / 131, abs=0.01)  # 32 / 64 of the shorter side
-    assert page.get_attribute("#image", "alt") == "The picture wide.png"
+    assert page.get_attribute("#image", "alt") == "The image wide.png"
 
 
 def test_a_browser_without_relaxed_simd_takes_the_compatible_build(model, open_page, picture):
@@ -237,14 +237,14 @@ def test_a_picture_can_be_dropped_and_pasted(model, page, picture, kind):
     page.evaluate(DROP, [kind, "a.png", base64.b64encode(picture("wide.png").read_bytes()).decode()])
     assert_same(result(page), expected(model, picture("wide.png")))
     page.evaluate(DROP, [kind, "", ""])
-    expect(page.locator("#error")).to_contain_text("That was no file.")
+    expect(page.locator("#error")).to_contain_text("That was not a file.")
 
 
 def test_what_is_no_picture_is_named_and_the_next_picture_works(model, page, picture):
     classify(page, picture("wide.png"))
     page.set_input_files("#file", picture("thesis.docx"))
     expect(page.get_by_role("alert")).to_contain_text("“thesis.docx” ")
-    expect(page.get_by_role("alert")).to_contain_text("is no picture that this browser can read.")
+    expect(page.get_by_role("alert")).to_contain_text("is not an image that this browser can read.")
     assert page.locator("#classes li").count() == 0
     assert_same(classify(page, picture("grey.png")), expected(model, picture("grey.png")))
     expect(page.get_by_role("alert")).to_be_hidden()
@@ -264,7 +264,7 @@ def test_a_page_that_has_started_does_not_say_so(page):
 
 def test_a_browser_without_webassembly_is_told(open_page):
     page = open_page("delete globalThis.WebAssembly")
-    expect(page.get_by_role("alert")).to_contain_text("This browser runs no WebAssembly")
+    expect(page.get_by_role("alert")).to_contain_text("This browser does not run WebAssembly")
     assert not page.wrong
 
 

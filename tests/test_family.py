@@ -1,45 +1,57 @@
-"""Every network of the family x every property that a user relies on, at 64 pixels and with 5 classes.
+"""Every network of the family has every property that users rely on, at 64 pixels and with 5 classes.
 
-By default one network of each kind runs; `pytest -m slow` runs the others (the whole matrix: README.md, Tests).
+By default a small network of each kind runs; `pytest -m slow` runs all networks at full size.
 """
 
 import gc
+import math
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from support.family import EXPORTED, IMAGES, make, predict, spread
+from support.family import EXPORTED, IMAGES, predict, spread
 from support.reference import fill, reference_images
 
 import keras_efficientnet as ke
 from keras_efficientnet import export, models
-from keras_efficientnet.architectures import VARIANTS, blocks
+from keras_efficientnet.architectures import CONDCONV_STAGES, VARIANTS, blocks
 
-QUICK = {
-    "efficientnet-b0",
-    "efficientnet-condconv-b0-4e",
-    "efficientnet-b1-pruned",
-    "efficientnet-lite0",
-    "efficientnet-edgetpu-S",
-    "efficientnet-b0-torch",
-}
-MEMBERS = [pytest.param(name, marks=[] if name in QUICK else pytest.mark.slow) for name in VARIANTS]
+pytestmark = pytest.mark.usefixtures("zero_kernels")
+KINDS = ("efficientnet-b0", "efficientnet-condconv-b0-4e", "efficientnet-b1-pruned", "efficientnet-lite0")
+KINDS += ("efficientnet-edgetpu-S", "efficientnet-b0-torch")
+
+
+def small(name):
+    """Returns the row of a network with ten narrow blocks, or with ten of the pruned blocks."""
+    row = VARIANTS[name]._replace(depth=0.5)
+    if row.pruned is None:
+        return row._replace(width=0.25)
+    stages = zip(row.pruned, (math.ceil(stage.repeats * row.depth) for stage in row.stages), strict=True)
+    return row._replace(pruned=tuple(x._replace(wide=x.wide[:n], squeezed=x.squeezed[:n]) for x, n in stages))
+
+
+MEMBERS = [pytest.param(small(name), id=f"small-{name}") for name in KINDS]
+MEMBERS += [pytest.param(row, id=name, marks=pytest.mark.slow) for name, row in VARIANTS.items()]
 
 
 @pytest.fixture(scope="module", params=MEMBERS)
 def member(request):
-    """A name, and the network with reference weights, built once for all properties."""
+    """A row, and the network with reference weights, built once for all properties."""
     yield request.param, spread(fill(make(request.param)))
     keras.backend.clear_session()
     gc.collect()
+
+
+def make(row, **arguments):
+    return models.make_model(row, **{"classes": 5, "input_shape": (None, None, 3), **arguments})
 
 
 def assert_close(actual, expected, tolerance=2e-5):
     np.testing.assert_allclose(actual, expected, rtol=0, atol=tolerance * np.abs(expected).max())
 
 
-def test_it_takes_any_batch_and_size_in_one_graph(member):
+def test_one_graph_accepts_any_batch_and_image_size(member):
     _, model = member
     assert model.input_shape == (None, None, None, 3)
     traced = tf.function(lambda x: model(x, training=False), [tf.TensorSpec((None, None, None, 3))])
@@ -60,11 +72,11 @@ def test_every_trainable_variable_gets_a_gradient(member):
         assert np.abs(gradient).max() > 0, variable.path
 
 
-def test_endpoints_have_the_strides_and_the_channels_of_the_table(member):
-    name, model = member
+def test_features_have_the_strides_and_channels_of_the_table(member):
+    row, model = member
     ends = ke.features(model)
     assert ends.get_layer("stem_conv") is model.get_layer("stem_conv")
-    specs = blocks(VARIANTS[name])
+    specs = blocks(row)
     last = [spec for spec, after in zip(specs, specs[1:], strict=False) if after.stride == 2] + [specs[-1]]
     images = reference_images(2, 75, 98)
     maps = ends(images, training=False)
@@ -76,7 +88,7 @@ def test_endpoints_have_the_strides_and_the_channels_of_the_table(member):
     assert [x.shape for x in ke.features(loaded).outputs] == [x.shape for x in ends.outputs]
 
 
-def test_a_keras_file_brings_it_back(member, tmp_path):
+def test_a_keras_file_restores_the_model(member, tmp_path):
     _, model = member
     model.save(tmp_path / "model.keras")
     loaded = keras.saving.load_model(tmp_path / "model.keras")
@@ -84,27 +96,27 @@ def test_a_keras_file_brings_it_back(member, tmp_path):
 
 
 def test_mixed_bfloat16_predicts_close_to_float32(member, set_policy):
-    name, model = member
+    row, model = member
     set_policy("mixed_bfloat16")
-    half = make(name)
+    half = make(row)
     half.set_weights(model.get_weights())
     outputs = predict(half)
     assert outputs.dtype == "float32"
-    # 7 bits through up to 88 blocks: most was 0.2 of a probability; networks that differ are not correlated at all
+    # 7 bits through up to 88 blocks: probabilities differ by up to 0.2; different networks are not correlated at all
     logs = [np.log(x).ravel() for x in (outputs, predict(model))]
     assert np.corrcoef(*logs)[0, 1] > 0.9
 
 
-def test_xla_compiles_it(member):
+def test_xla_compiles_the_network(member):
     _, model = member
     compiled = tf.function(lambda x: model(x, training=False), jit_compile=True)
     assert_close(compiled(IMAGES), predict(model), 1e-4)
 
 
 def check_exports(model, folder):
-    """The exporters compare with the model themselves, and raise if they differ.
+    """Exports the model, and compares the outputs; the exporters compare them too.
 
-    Rounding is 1e-6 of the largest feature, as between Keras with one image and with two; `spread` triples it.
+    Rounding gives 1e-6 of the largest feature, as between one image and two in Keras; `spread` triples it.
     """
     assert export.to_saved_model(model, folder / "saved_model") < 5e-5
     assert export.to_tflite(model, folder / "one.tflite") < 5e-5
@@ -115,11 +127,12 @@ def check_exports(model, folder):
 
 
 @pytest.mark.parametrize("name", EXPORTED)
-def test_saved_model_and_tflite_are_the_network(name, tmp_path):
-    check_exports(spread(fill(make(name, input_shape=(64, 64, 3)))), tmp_path)
+def test_saved_model_and_tflite_give_the_outputs_of_the_network(name, tmp_path):
+    check_exports(spread(fill(make(VARIANTS[name], input_shape=(64, 64, 3)))), tmp_path)
 
 
 @pytest.mark.parametrize("padding", ["same", "symmetric"])
-def test_experts_are_exported_for_one_image_and_for_any_number(tmp_path, padding):
-    row = VARIANTS["efficientnet-condconv-b0-4e"]._replace(width=0.25, depth=0.1, padding=padding)
-    check_exports(spread(fill(models.make_model(row, classes=5, input_shape=(64, 64, 3)))), tmp_path)
+def test_experts_are_exported_for_one_image_and_for_any_batch(tmp_path, padding):
+    stages = CONDCONV_STAGES[:2] + CONDCONV_STAGES[5:]  # two of the four have experts
+    row = VARIANTS["efficientnet-condconv-b0-4e"]._replace(width=0.25, depth=0.1, padding=padding, stages=stages)
+    check_exports(spread(fill(make(row, input_shape=(64, 64, 3)))), tmp_path)

@@ -1,3 +1,5 @@
+"""The log of a run, its scalars for TensorBoard, and the training curve."""
+
 import json
 
 import pytest
@@ -5,43 +7,43 @@ import tensorflow as tf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from keras_efficientnet.files import write_json
-from keras_efficientnet.training.history import History, plot, read
+from keras_efficientnet.runs import RunFolder
+from keras_efficientnet.training.history import History, plot, read_rows
 
 ROW = {"loss": 0.5, "learning_rate": 0.1}
 SCORES = {"loss": 0.4, "top_1_accuracy": 0.75, "top_5_accuracy": 1.0}
 
 
-def test_what_a_crash_undid_is_dropped(tmp_path):
-    history = History(tmp_path, 0)
+def test_rows_that_a_crash_undid_are_removed(tmp_path):
+    history = History(RunFolder(tmp_path), 0)
     for step in (1, 2, 3):
         history.write("train", step, ROW)
     with (tmp_path / "log.jsonl").open("a") as file:
         file.write('{"part": "train", "st')  # cut off in mid-write
-    resumed = History(tmp_path, 2)
+    resumed = History(RunFolder(tmp_path), 2)
     resumed.write("train", 3, ROW | {"loss": 0.25})
-    assert [(row["step"], row["loss"]) for row in read(tmp_path / "log.jsonl")] == [(1, 0.5), (2, 0.5), (3, 0.25)]
+    assert [(row["step"], row["loss"]) for row in read_rows(tmp_path / "log.jsonl")] == [(1, 0.5), (2, 0.5), (3, 0.25)]
 
 
-def test_a_log_of_its_own_keeps_every_row_and_gives_them_back(tmp_path):
-    """Of a process that evaluates what another one trains."""
-    History(tmp_path, 0).write("train", 1, ROW)
-    History(tmp_path, None, "evaluations.jsonl").write("validation", 7, SCORES)
-    history = History(tmp_path, None, "evaluations.jsonl")
+def test_the_log_of_a_separate_evaluation_keeps_every_row(tmp_path):
+    History(RunFolder(tmp_path), 0).write("train", 1, ROW)
+    History(RunFolder(tmp_path), None, log=RunFolder(tmp_path).evaluations).write("validation", 7, SCORES)
+    history = History(RunFolder(tmp_path), None, log=RunFolder(tmp_path).evaluations)
     history.write("validation", 9, SCORES)
     expected = [{"part": "validation", "step": step} | SCORES for step in (7, 9)]
-    assert history.rows("validation") == read(tmp_path / "evaluations.jsonl") == expected
+    assert history.rows("validation") == read_rows(tmp_path / "evaluations.jsonl") == expected
     assert history.rows("train") == []
-    assert [row["step"] for row in read(tmp_path / "log.jsonl")] == [1]
+    assert [row["step"] for row in read_rows(tmp_path / "log.jsonl")] == [1]
 
 
 def test_a_row_is_written_once(tmp_path):
-    History(tmp_path, 0).write("validation", 7, SCORES)
-    History(tmp_path, 7).write("validation", 7, SCORES)
-    assert len(read(tmp_path / "log.jsonl")) == 1
+    History(RunFolder(tmp_path), 0).write("validation", 7, SCORES)
+    History(RunFolder(tmp_path), 7).write("validation", 7, SCORES)
+    assert len(read_rows(tmp_path / "log.jsonl")) == 1
 
 
 def test_tensorboard_gets_the_scalars(tmp_path):
-    history = History(tmp_path, 0)
+    history = History(RunFolder(tmp_path), 0)
     history.write("train", 5, ROW)
     history.write("validation", 5, SCORES)
     for part, expected in (("train", ROW), ("validation", SCORES)):
@@ -52,14 +54,14 @@ def test_tensorboard_gets_the_scalars(tmp_path):
         assert event.step == 5 and tf.make_ndarray(event.tensor_proto) == pytest.approx(expected["loss"])
 
 
-def test_curve_is_drawn_also_of_a_single_point(tmp_path):
-    history = History(tmp_path, 0)
+def test_curve_can_have_a_single_point(tmp_path):
+    history = History(RunFolder(tmp_path), 0)
     history.write("validation", 5, SCORES)
-    plot(tmp_path)
+    plot(RunFolder(tmp_path))
     assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_json_is_replaced_whole(tmp_path):
+def test_a_json_file_is_replaced_completely_or_not_at_all(tmp_path):
     write_json(tmp_path / "a.json", {"a": 1})
     with pytest.raises(TypeError):
         write_json(tmp_path / "a.json", {"a": object()})

@@ -1,30 +1,18 @@
-"""Several processes, each a host of MultiWorkerMirroredStrategy on this machine: TF_CONFIG is all that differs."""
+"""Several processes, each a host of MultiWorkerMirroredStrategy on this machine: only TF_CONFIG differs."""
 
 import json
 import os
 import signal
 import socket
-import subprocess
-import sys
+import threading
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
-from test_training import checkpoint_values
+from support.runs import FAST, SMALL, checkpoint_names, checkpoint_values, run_main, start_mains
 
-MAIN = Path(__file__).parent.parent / "main.py"
-OPTIONS = {
-    "width_coefficient": 0.25,
-    "depth_coefficient": 0.2,
-    "input_image_size": 32,
-    "train_batch_size": 16,
-    "eval_batch_size": 100,
-    "iterations_per_loop": 4,
-    "dropout_rate": 0.0,
-    "survival_prob": 1.0,
-    "export": False,
-}
+OPTIONS = SMALL | {"iterations_per_loop": 4, "dropout_rate": 0.0, "survival_prob": 1.0}
+ENDLESS = FAST | {"mode": "train", "checkpoint_steps": 8, "train_steps": 100_000}
 
 
 def free_ports(count):
@@ -37,105 +25,127 @@ def free_ports(count):
     return ports
 
 
-def start(folder, hosts=2, own_folder=None, **options):
-    """main.py on each host of a new cluster, in the same folder, or the last one in its own."""
+def start_hosts(folder, calls, hosts=2):
+    """Starts a new cluster; each host calls main.py once for each of `calls(index of the host)`."""
     workers = [f"localhost:{port}" for port in free_ports(hosts)]
-    flags = [f"--{key}={value}" for key, value in (OPTIONS | options | {"model_dir": folder}).items()]
-    processes = []
-    for index in range(hosts):
-        cluster = {"cluster": {"worker": workers}, "task": {"type": "worker", "index": index}}
-        variables = os.environ | ({"TF_CONFIG": json.dumps(cluster)} if hosts > 1 else {})
-        if own_folder and index == hosts - 1:
-            flags = [*flags, f"--model_dir={own_folder}"]
-        with open(f"{folder}.{index}.log", "w") as log:
-            processes.append(subprocess.Popen([sys.executable, MAIN, *flags], stdout=log, stderr=log, env=variables))
-    return processes
+    clusters = [{"cluster": {"worker": workers}, "task": {"type": "worker", "index": i}} for i in range(hosts)]
+    return [
+        start_mains(folder / f"{index}.log", calls(index), TF_CONFIG=json.dumps(cluster))
+        for index, cluster in enumerate(clusters)
+    ]
 
 
 def wait(processes, seconds=240):
-    """The exit codes; a host that hangs is killed and has none."""
+    """Waits for all hosts, and kills one that hangs."""
     end = time.monotonic() + seconds
-    codes = []
     for process in processes:
         try:
-            codes.append(process.wait(max(1, end - time.monotonic())))
-        except subprocess.TimeoutExpired:
+            process.wait(max(1, end - time.monotonic()))
+        finally:
             process.kill()
-            codes.append(None)
-    return codes
 
 
 def logs(folder):
-    return "\n".join(path.read_text() for path in sorted(folder.parent.glob(f"{folder.name}.*.log")))
+    return "\n".join(path.read_text() for path in sorted(folder.glob("*.log")))
+
+
+def statuses(folder):
+    """Returns for each host the exit statuses of its calls of main.py."""
+    lines = [path.read_text().splitlines() for path in sorted(folder.glob("*.log"))]
+    return [[int(line.split()[-1]) for line in each if line.startswith("exit status ")] for each in lines]
 
 
 def assert_close(folder, expected, tolerance):
     name, found = checkpoint_values(folder)
-    wanted, values = checkpoint_values(expected)
-    assert name == wanted
+    expected_name, values = checkpoint_values(expected)
+    assert name == expected_name
     for key, value in values.items():
-        largest = max(1.0, np.abs(value).max()) * (2 if "mean_square" in key else 1)  # a square is off by twice as much
+        largest = max(1.0, np.abs(value).max()) * (2 if "mean_square" in key else 1)  # squares have twice the error
         np.testing.assert_allclose(found[key], value, rtol=0, atol=tolerance * largest, err_msg=key)
 
 
-def test_two_hosts_are_one_process(tmp_path):
-    """20 steps, four a call: weights, statistics, averages, optimizer; and the evaluation counts every image once."""
-    assert wait(start(tmp_path / "one", hosts=1, train_steps=20)) == [0]
-    hosts = start(tmp_path / "two", train_steps=20)
-    assert wait(hosts) == [0, 0], logs(tmp_path / "two")
-    assert_close(tmp_path / "two", tmp_path / "one", 1e-5)
-    one, two = (json.loads((tmp_path / name / "results.json").read_text())["model"] for name in ("one", "two"))
-    assert one["images"] == two["images"] == 355
-    assert two["loss"] == pytest.approx(one["loss"], abs=1e-5)
-    assert [row["step"] for row in rows(tmp_path / "two")] == [row["step"] for row in rows(tmp_path / "one")]
-
-
-def rows(folder):
-    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
-
-
-def wait_for_checkpoint(folder, processes):
-    while not any((folder / "checkpoints").glob("ckpt-*.index")):
-        assert all(process.poll() is None for process in processes), logs(folder)
+def wait_for_checkpoint(run, is_running, after=()):
+    while not set(checkpoint_names(run)) - set(after):
+        assert is_running()
         time.sleep(0.05)
 
 
-@pytest.mark.slow
-def test_a_host_that_is_killed_ends_the_job_which_then_goes_on(tmp_path):
-    """The other host ends with 75, "run me again"; the job started again ends where an uninterrupted one ends."""
-    options = {"mode": "train", "checkpoint_steps": 40, "train_steps": 200}
-    hosts = start(tmp_path / "killed", **options)
-    wait_for_checkpoint(tmp_path / "killed", hosts)
-    hosts[1].send_signal(signal.SIGKILL)
-    assert wait(hosts, 120) == [75, -9], logs(tmp_path / "killed")
-    assert wait(start(tmp_path / "killed", **options)) == [0, 0], logs(tmp_path / "killed")
-    assert wait(start(tmp_path / "whole", **options)) == [0, 0]
-    assert_close(tmp_path / "killed", tmp_path / "whole", 1e-5)
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory):
+    """Two hosts that call main.py three times: in different folders, to the last step, and until a SIGTERM."""
+    folder = tmp_path_factory.mktemp("hosts")
 
+    def calls(index):
+        apart = FAST | {"model_dir": folder / f"apart{index}", "train_steps": 8, "mode": "train"}
+        finished = OPTIONS | {"model_dir": folder / "finished", "train_steps": 20}
+        return [apart, finished, ENDLESS | {"model_dir": folder / "preempted"}]
 
-def test_hosts_with_folders_of_their_own_are_refused(tmp_path):
-    hosts = start(tmp_path / "0", train_steps=8, mode="train", own_folder=tmp_path / "1")
-    assert wait(hosts, 120) == [1, 1], logs(tmp_path / "0")
-    assert "is not the same folder on all hosts" in logs(tmp_path / "0")
-
-
-def test_sigterm_on_one_host_saves_and_ends_all(tmp_path):
-    options = {"mode": "train", "checkpoint_steps": 10, "train_steps": 100_000}
-    hosts = start(tmp_path / "run", **options)
-    wait_for_checkpoint(tmp_path / "run", hosts)
+    hosts = start_hosts(folder, calls)
+    wait_for_checkpoint(folder / "preempted", lambda: all(host.poll() is None for host in hosts))
     hosts[1].terminate()
-    assert wait(hosts, 120) == [75, 75], logs(tmp_path / "run")
-    step = int(checkpoint_values(tmp_path / "run")[0].split("-")[1])
-    assert f"Asked to end at step {step}, which is saved." in logs(tmp_path / "run")
+    wait(hosts)
+    return folder
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_sigterm_and_ctrl_c_save_and_say_run_me_again(tmp_path, number):
-    options = {"mode": "train", "checkpoint_steps": 10}
-    [process] = start(tmp_path / "run", hosts=1, train_steps=100_000, **options)
-    wait_for_checkpoint(tmp_path / "run", [process])
-    process.send_signal(number)
-    assert wait([process], 60) == [75]
-    step = int(checkpoint_values(tmp_path / "run")[0].split("-")[1])
-    assert wait(start(tmp_path / "run", hosts=1, train_steps=step + 6, **options)) == [0]
-    assert checkpoint_values(tmp_path / "run")[0] == f"ckpt-{step + 6}"
+def test_hosts_with_different_folders_are_an_error(cluster):
+    assert [codes[0] for codes in statuses(cluster)] == [1, 1], logs(cluster)
+    assert logs(cluster).count("is not the same folder on all hosts") == 2
+
+
+def test_two_hosts_equal_one_process(cluster, tmp_path):
+    """20 steps, four a call: weights, statistics, averages, optimizer; and the evaluation counts every image once."""
+    assert [codes[1] for codes in statuses(cluster)] == [0, 0], logs(cluster)
+    assert run_main(**OPTIONS, model_dir=tmp_path, train_steps=20).status == 0
+    assert_close(cluster / "finished", tmp_path, 1e-5)
+    one, two = (json.loads((run / "results.json").read_text())["model"] for run in (tmp_path, cluster / "finished"))
+    assert one["images"] == two["images"] == 355
+    assert two["loss"] == pytest.approx(one["loss"], abs=1e-5)
+    assert logged_steps(cluster / "finished") == logged_steps(tmp_path)
+
+
+def logged_steps(run):
+    return [json.loads(line)["step"] for line in (run / "log.jsonl").read_text().splitlines()]
+
+
+def test_sigterm_on_one_host_saves_a_checkpoint_and_stops_all(cluster):
+    assert [codes[2] for codes in statuses(cluster)] == [75, 75], logs(cluster)
+    step = int(checkpoint_values(cluster / "preempted")[0].split("-")[1])
+    assert logs(cluster).count(f"main.py: Preempted at step {step}. A checkpoint is saved.") == 2
+
+
+@pytest.mark.slow
+def test_a_killed_host_stops_the_job_which_then_resumes(tmp_path):
+    """The other host exits with 75, "try again"; the job started again ends like an uninterrupted one."""
+    options = OPTIONS | {"mode": "train", "checkpoint_steps": 40, "train_steps": 200}
+
+    def run_hosts(run, name):
+        (tmp_path / name).mkdir()
+        return start_hosts(tmp_path / name, lambda index: [options | {"model_dir": tmp_path / run}])
+
+    hosts = run_hosts("killed", "first_logs")
+    wait_for_checkpoint(tmp_path / "killed", lambda: all(host.poll() is None for host in hosts))
+    hosts[1].kill()
+    wait(hosts, 120)
+    assert statuses(tmp_path / "first_logs") == [[75], []], logs(tmp_path / "first_logs")
+    for run, name in (("killed", "second_logs"), ("uninterrupted", "third_logs")):
+        wait(run_hosts(run, name))
+        assert statuses(tmp_path / name) == [[0], [0]], logs(tmp_path / name)
+    assert_close(tmp_path / "killed", tmp_path / "uninterrupted", 1e-5)
+
+
+def test_sigterm_and_ctrl_c_save_a_checkpoint_and_exit_with_75(tmp_path):
+    assert threading.current_thread() is threading.main_thread()  # Python handles signals only there
+    for number in (signal.SIGTERM, signal.SIGINT):
+        before = checkpoint_names(tmp_path)
+
+        def send(number=number, before=before):
+            wait_for_checkpoint(tmp_path, lambda: True, after=before)
+            os.kill(os.getpid(), number)
+
+        thread = threading.Thread(target=send, daemon=True)
+        thread.start()
+        assert run_main(**ENDLESS, model_dir=tmp_path).status == 75
+        thread.join()
+    step = int(checkpoint_values(tmp_path)[0].split("-")[1])
+    assert run_main(**ENDLESS | {"train_steps": step + 6}, model_dir=tmp_path).status == 0
+    assert checkpoint_values(tmp_path)[0] == f"ckpt-{step + 6}"

@@ -1,6 +1,4 @@
-"""Our B0 to B7 against those of keras.applications, run here and as recorded in tests/golden, with the same weights."""
-
-import gc
+"""Our B0 to B7 give the logits of keras.applications with the same weights, run here and recorded in tests/golden."""
 
 import keras
 import numpy as np
@@ -9,7 +7,8 @@ from support.reference import fill, reference_images
 
 from keras_efficientnet import models
 
-TOLERANCE = 2e-5  # of the largest logit; float32 alone makes 2e-6, the smallest mistake known 5e-4
+pytestmark = pytest.mark.usefixtures("zero_kernels")
+TOLERANCE = 2e-5  # of the largest logit; rounding in float32 gives 2e-6, the smallest known error 5e-4
 ANY_SIZE = (None, None, 3)
 MEAN, DEVIATION = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])  # of the "imagenet" graph
 
@@ -20,7 +19,7 @@ def build(family, number, input_shape, **arguments):
 
 
 def copy_weights(source, target):
-    """By the names of the layers; every layer of `target` that has weights must get some."""
+    """Copies weights by layer name; every layer of `target` with weights must get some."""
     for layer in target.layers:
         if layer.weights:
             for weight, value in zip(layer.weights, source.get_layer(layer.name).weights, strict=True):
@@ -37,23 +36,20 @@ def assert_close(actual, expected, largest=None, case=""):
     np.testing.assert_allclose(actual, expected, rtol=0, atol=TOLERANCE * largest, err_msg=case)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def quick_start():
-    """Networks start with kernels of zeros: no time goes into random ones that are replaced at once."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(keras.initializers.VarianceScaling, "__call__", keras.initializers.Zeros.__call__)
-        yield
+def slow_from(first):
+    """Parameters for B0 to B7, marked slow from a number on."""
+    marks = {number: [pytest.mark.slow] if number >= first else [] for number in range(8)}
+    return [pytest.param(number, id=f"b{number}", marks=marks[number]) for number in range(8)]
 
 
-@pytest.fixture(scope="module", params=range(8), ids="b{}".format)
+@pytest.fixture(scope="module", params=slow_from(3))
 def number(request):
-    yield request.param
-    gc.collect()  # a network is a cycle, and the large ones are hundreds of megabytes
+    return request.param
 
 
 @pytest.fixture(scope="module")
 def cases(number, golden):
-    """The recorded runs of one network: (name, row, images, recorded logits of every eighth class)."""
+    """Recorded outputs of one network: (name, row, images, logits of every eighth class)."""
     logits = golden("keras_applications.npz")
     return [
         (name, row, reference_images(row["batch"], row["height"], row["width"], row["image_seed"]), logits[name])
@@ -64,14 +60,14 @@ def cases(number, golden):
 
 @pytest.fixture(scope="module")
 def theirs(number, cases):
-    """keras.applications' network of each recorded size, by input shape."""
+    """Networks of keras.applications for each recorded size, by input shape."""
     shapes = {images.shape[1:] for _, _, images, _ in cases}
     return {shape: fill(build(keras.applications, number, shape)) for shape in shapes}
 
 
 @pytest.fixture(scope="module")
 def ours(number, theirs):
-    """Takes pixels from 0 to 255, of any size: keras.applications' "imagenet" graph."""
+    """Our network for pixels from 0 to 255 and any size, like the "imagenet" graph of keras.applications."""
     return copy_weights(next(iter(theirs.values())), build(models, number, ANY_SIZE))
 
 
@@ -84,16 +80,16 @@ def test_every_network_of_keras_applications_has_both_recorded_graphs(golden):
     assert found == {(f"EfficientNetB{number}", graph) for number in range(8) for graph in ("plain", "imagenet")}
 
 
-def test_the_imagenet_graph_gives_their_logits(ours, cases, theirs):
+def test_the_imagenet_graph_gives_the_logits_of_keras_applications(ours, cases, theirs):
     for name, row, images, recorded in cases:
         if row["graph"] == "imagenet":
             logits = predict(ours, images)
             assert_close(logits[:, ::8], recorded, row["largest"], case=name)
-            # their graph without weights divides pixels by 255 and does no more
+            # without published weights, the network of keras.applications only divides pixels by 255
             assert_close(logits, predict(theirs[images.shape[1:]], 255 * normalize(images)), case=name)
 
 
-def test_the_plain_graph_gives_their_logits(number, ours, cases, theirs):
+def test_the_plain_graph_gives_the_logits_of_keras_applications(number, ours, cases, theirs):
     plain = copy_weights(ours, build(models, number, ANY_SIZE, include_preprocessing=False))
     for name, row, images, recorded in cases:
         if row["graph"] == "plain":
@@ -102,7 +98,7 @@ def test_the_plain_graph_gives_their_logits(number, ours, cases, theirs):
             assert_close(logits, predict(theirs[images.shape[1:]], images), case=name)
 
 
-# keras.applications pads by the size it was built for, and errs at others: there, B1 to B4 at their own sizes
+# keras.applications pads for the size that it was built for, so B1 to B4 are wrong at other sizes
 @pytest.mark.parametrize(("height", "width"), [(240, 240), (260, 260), (300, 300), (203, 181)])
 def test_a_network_for_any_size_equals_one_built_for_the_size(number, ours, height, width):
     images = reference_images(1, height, width, seed=3)

@@ -1,4 +1,4 @@
-"""Mixup, CutMix and random erasing: by hand arithmetic, NumPy, and the moments of the distributions."""
+"""Mixup, CutMix and random erasing, checked by hand arithmetic, NumPy and the moments of the distributions."""
 
 import numpy as np
 import pytest
@@ -15,20 +15,20 @@ from keras_efficientnet.training import loop
 
 BATCH = 6
 IMAGES = tf.constant(np.random.RandomState(0).uniform(0, 255, (BATCH, 12, 20, 3)).astype("float32"))
-LABELS = tf.range(BATCH)  # each image its own class: the targets tell the shares
+LABELS = tf.range(BATCH)  # each image has a class of its own, so the targets show the shares
 TARGETS = tf.eye(BATCH)
 SEEDS = [tf.constant([3, number]) for number in range(50)]
 
 
 def shares(targets):
-    """Each image's own share, read from its targets; the rest is its partner's."""
+    """Returns the share of each image itself, read from its targets; the other image has the rest."""
     own = np.diag(targets)
     np.testing.assert_allclose(own + np.diag(np.asarray(targets)[:, ::-1]), 1, atol=1e-6)
     return own
 
 
-def test_mixup_blends_pixels_by_the_shares_that_the_targets_have():
-    """x = share * a + (1 - share) * b, arXiv 1710.09412; b is the batch in reverse, share >= 1/2: the official code."""
+def test_mixup_blends_pixels_in_the_shares_of_the_targets():
+    """x = share * a + (1 - share) * b, arXiv 1710.09412. Official code: b is the reversed batch, and share >= 1/2."""
     for seed in SEEDS[:5]:
         images, targets = mixup(IMAGES, TARGETS, seed, alpha=0.8)
         own = shares(targets)
@@ -37,7 +37,7 @@ def test_mixup_blends_pixels_by_the_shares_that_the_targets_have():
         np.testing.assert_allclose(images, expected, rtol=1e-5)
 
 
-def test_mixup_of_targets_is_linear_by_hand(monkeypatch):
+def test_mixup_is_linear_by_hand(monkeypatch):
     monkeypatch.setattr(mixing, "_beta", lambda *_: tf.constant([0.25, 0.9]))
     images, targets = mixup(tf.stack([tf.zeros((1, 1, 3)), tf.fill((1, 1, 3), 100.0)]), tf.eye(2), SEEDS[0], alpha=1.0)
     np.testing.assert_allclose(targets, [[0.75, 0.25], [0.1, 0.9]], rtol=1e-6)
@@ -45,8 +45,8 @@ def test_mixup_of_targets_is_linear_by_hand(monkeypatch):
 
 
 @pytest.mark.parametrize("case", [0, 1])
-def test_mixup_is_the_official_one(monkeypatch, golden, case):
-    """imagenet_input.mixup of tensorflow/tpu, with the numbers that it drew."""
+def test_mixup_equals_the_official_code(monkeypatch, golden, case):
+    """imagenet_input.mixup of tensorflow/tpu, with the random numbers that it drew."""
     run = golden("training")["mixup"][case]
     monkeypatch.setattr(mixing, "_beta", lambda *_: tf.constant(run["sampled_lambda"]))
     images, targets = mixup(tf.constant(run["images"]), tf.constant(run["labels"]), SEEDS[0], alpha=0.2)
@@ -54,7 +54,7 @@ def test_mixup_is_the_official_one(monkeypatch, golden, case):
     np.testing.assert_allclose(targets, run["labels_out"], rtol=1e-6)
 
 
-def test_cutmix_puts_one_box_and_its_share_of_pixels_is_the_targets():
+def test_cutmix_replaces_one_box_and_targets_have_its_share_of_the_pixels():
     boxes = 0
     for seed in SEEDS:
         images, targets = cutmix(IMAGES, TARGETS, seed, alpha=1.0)
@@ -71,8 +71,8 @@ def test_cutmix_puts_one_box_and_its_share_of_pixels_is_the_targets():
     assert boxes > 0.7 * BATCH * len(SEEDS)
 
 
-def test_cutmix_box_is_that_of_the_authors(monkeypatch):
-    """`rand_bbox` of github.com/clovaai/CutMix-PyTorch by hand: share 0.75, so half of each side, about (9, 15)."""
+def test_cutmix_box_equals_the_authors_code(monkeypatch):
+    """`rand_bbox` of github.com/clovaai/CutMix-PyTorch by hand: share 0.75 gives half of each side, around (9, 15)."""
     monkeypatch.setattr(mixing, "_beta", lambda *_: tf.fill((BATCH,), 0.75))
     monkeypatch.setattr(tf.random, "stateless_uniform", lambda *_: tf.fill((2, BATCH), 0.75))
     images, targets = cutmix(IMAGES, TARGETS, SEEDS[0], alpha=1.0)
@@ -103,36 +103,36 @@ def test_targets_of_labels_are_smoothed_by_hand():
 
 
 def is_cutmix(images):
-    """Whether the pixels are those of one image or the other, and not between."""
+    """Returns whether each pixel comes from one of the two images, unblended."""
     return bool(((images == IMAGES) | (images == IMAGES[::-1])).numpy().all())
 
 
 @pytest.mark.parametrize("alphas", [(0.5, 0.0), (0.0, 0.5), (0.5, 0.5)])
-def test_a_batch_is_mixed_by_its_number_alone_also_in_a_pipeline_that_starts_later(alphas):
+def test_only_its_number_decides_how_a_batch_is_mixed_also_in_a_resumed_pipeline(alphas):
     mix = make_mixing(*alphas, BATCH)
     batches = tf.data.Dataset.from_tensors((IMAGES, LABELS)).repeat(40)
     seed = tf.constant([8, 0])
-    whole = list(mix_batches(batches, mix, seed, first=0))
+    uninterrupted = list(mix_batches(batches, mix, seed, first=0))
     later = list(mix_batches(batches.take(9), mix, seed, first=31))
     for number in range(31, 40):
         eager = mix(IMAGES, LABELS, tf.random.fold_in(seed, tf.constant(number, tf.int64)))
-        for one, other, direct in zip(whole[number], later[number - 31], eager, strict=True):
+        for one, other, direct in zip(uninterrupted[number], later[number - 31], eager, strict=True):
             np.testing.assert_array_equal(one, other)
             np.testing.assert_allclose(one, direct, rtol=1e-5)
-    assert len({images.numpy().tobytes() for images, _ in whole}) == 40
-    kinds = sum(is_cutmix(images) for images, _ in whole)
+    assert len({images.numpy().tobytes() for images, _ in uninterrupted}) == 40
+    kinds = sum(is_cutmix(images) for images, _ in uninterrupted)
     assert kinds == (0 if not alphas[1] else 40 if not alphas[0] else pytest.approx(20, abs=13))
 
 
-def test_no_alpha_leaves_the_pipeline_as_it_is():
+def test_without_alphas_the_pipeline_is_unchanged():
     batches = tf.data.Dataset.from_tensors((IMAGES, LABELS))
     assert make_mixing(0.0, 0.0, BATCH) is None
     assert mix_batches(batches, None, SEEDS[0], first=0) is batches
 
 
-def test_one_image_cannot_be_mixed():
+def test_mixing_batches_of_one_image_is_an_error():
     single = tf.data.Dataset.from_tensors((IMAGES[:1], LABELS[:1]))
-    with pytest.raises(ValueError, match="2 images at least on each replica"):
+    with pytest.raises(ValueError, match="need at least 2 images on each replica"):
         mix_batches(single, make_mixing(0.2, 0.0, 4), SEEDS[0], first=0)
 
 
@@ -141,27 +141,27 @@ MIXED = SMALL | {"mixup_alpha": 0.2, "cutmix_alpha": 1.0, "random_erasing": 0.5}
 
 
 @pytest.mark.parametrize("replicas", [1, 2])
-def test_a_run_that_goes_on_takes_the_very_batches_of_one_that_never_stopped(replicas):
+def test_a_resumed_run_has_the_batches_of_an_uninterrupted_one(replicas):
     config = make_config(num_replicas=replicas, **MIXED)
     strategy = loop.make_strategy(config)
     data = make_datasets(config, TINY._replace(resolution=32))
 
     def batches(step, count):
-        iterator = iter(loop._train_batches(config, strategy, step, data))
+        iterator = iter(loop.make_batches(config, strategy, data, step))
         pairs = [next(iterator) for _ in range(count)]
         local = [[np.array(strategy.experimental_local_results(part)) for part in pair] for pair in pairs]
         return [[np.concatenate(part) if part.ndim > 2 else part for part in pair] for pair in local]
 
-    whole, resumed = batches(0, 7), batches(4, 3)
-    for pair, again in zip(whole[4:], resumed, strict=True):
+    uninterrupted, resumed = batches(0, 7), batches(4, 3)
+    for pair, again in zip(uninterrupted[4:], resumed, strict=True):
         for part, same in zip(pair, again, strict=True):
             np.testing.assert_array_equal(part, same)
-    targets = np.concatenate([pair[1].reshape(-1, 10) for pair in whole])
+    targets = np.concatenate([pair[1].reshape(-1, 10) for pair in uninterrupted])
     assert targets.dtype == np.float32 and 20 < ((targets > 0).sum(axis=1) == 2).sum()
     np.testing.assert_allclose(targets.sum(axis=1), 1, atol=1e-6)
 
 
-def test_a_run_with_everything_mixed_trains(tmp_path):
+def test_a_run_with_mixup_cutmix_and_erasing_trains(tmp_path):
     config = make_config(model_dir=str(tmp_path), mode="train", train_steps=3, iterations_per_loop=3, **MIXED)
     assert training.run(config)["steps"] == 3
 
@@ -170,7 +170,7 @@ GREY = tf.fill((40, 60, 3), 7.0)
 
 
 def boxes(chance, count=300):
-    """Of each touched image the rectangle (top, left, height, width) and the noise within; all else is as it was."""
+    """Returns (top, left, height, width, noise) of the rectangle in each changed image. All else must be equal."""
     found = []
     for number in range(count):
         image = random_erasing(GREY, tf.constant([1, number]), chance).numpy()
@@ -183,54 +183,58 @@ def boxes(chance, count=300):
     return found
 
 
-def test_erasing_touches_images_by_its_chance():
+def test_erasing_changes_images_with_its_chance():
     assert not boxes(0.0, 20)
     assert abs(len(boxes(0.3)) / 300 - 0.3) < 4 * np.sqrt(0.3 * 0.7 / 300)
 
 
-def test_erased_rectangles_have_timms_areas_ratios_and_noise():
-    """timm, random_erasing.py: area 0.02 to 1/3, ratio 0.3 to 1 / 0.3, evenly in its logarithm; normal noise."""
+def test_erased_rectangles_have_the_areas_ratios_and_noise_of_timm():
+    """timm, random_erasing.py: area 0.02 to 1/3, ratio 0.3 to 1 / 0.3 with a uniform logarithm, normal noise."""
     found = boxes(1.0)
     assert len(found) == 300
-    height, width = (np.array([box[place] for box in found]) for place in (2, 3))
+    height, width = (np.array([box[index] for box in found]) for index in (2, 3))
     areas, logs = height * width / 2400, np.log(height / width)
-    # sides are whole pixels: half a pixel in the smallest side of 4 is an eighth
+    # sides are rounded to pixels: half a pixel is an eighth of the smallest side, 4
     assert 0.02 * 0.85 <= areas.min() < 0.05 and 0.28 < areas.max() <= 1 / 3 * 1.05
     assert abs(logs.min() + 1.2) < 0.25 and abs(logs.max() - 1.2) < 0.25
     assert {box[0] for box in found} >= set(range(30)) and {box[1] for box in found} >= set(range(40))
     assert any(box[0] + box[2] == 40 for box in found) and any(box[1] + box[3] == 60 for box in found)
     noise = np.concatenate([box[4].reshape(-1, 3) for box in found])
-    noise = (noise - [123.675, 116.28, 103.53]) / [58.395, 57.12, 57.375]  # ImageNet's, as a network normalises
+    noise = (noise - [123.675, 116.28, 103.53]) / [
+        58.395,
+        57.12,
+        57.375,
+    ]  # ImageNet's statistics, with which a network normalises
     np.testing.assert_allclose(noise.mean(axis=0), 0, atol=5 / np.sqrt(len(noise)))
     np.testing.assert_allclose(noise.std(axis=0), 1, atol=5 / np.sqrt(2 * len(noise)))
 
 
-def test_nothing_is_erased_where_no_rectangle_fits(monkeypatch):
+def test_nothing_is_erased_if_no_rectangle_is_smaller_than_the_image(monkeypatch):
     monkeypatch.setattr(erasing, "AREA", (1.0, 1.0))
-    monkeypatch.setattr(erasing, "RATIO", (40 / 60, 40 / 60))  # as large as the image, which is not smaller
+    monkeypatch.setattr(erasing, "RATIO", (40 / 60, 40 / 60))  # as large as the image
     assert not boxes(1.0, 10)
 
 
-def test_erasing_reaches_the_training_images_and_touches_no_label():
+def test_erasing_changes_training_images_and_no_labels():
     def first(chance):
         config = make_config(random_erasing=chance, augment_name=None)
         return next(make_datasets(config, TINY._replace(resolution=32)).train(0).batch(40).as_numpy_iterator())
 
     (plain, labels), (erased, same_labels) = first(0.0), first(0.5)
     np.testing.assert_array_equal(labels, same_labels)
-    touched = (plain != erased).any(axis=(1, 2, 3)).mean()
-    assert abs(touched - 0.5) < 4 * np.sqrt(0.25 / 40)
+    changed = (plain != erased).any(axis=(1, 2, 3)).mean()
+    assert abs(changed - 0.5) < 4 * np.sqrt(0.25 / 40)
 
 
 @pytest.mark.parametrize("name", [None, "affine", "autoaugment"])
-def test_erasing_comes_after_the_policy_which_it_does_not_change(name):
+def test_erasing_follows_the_policy_and_does_not_change_it(name):
     image = tf.constant(np.random.RandomState(2).uniform(0, 255, (32, 32, 3)).astype("float32"))
     plain, erased = make_augmentation(name), make_augmentation(name, erasing=1.0)
-    for seed in SEEDS[:6]:
+    pipeline = tf.data.Dataset.from_tensor_slices(SEEDS[:6]).map(lambda seed: erased(image, seed))
+    for seed, in_pipeline in zip(SEEDS[:6], pipeline, strict=True):
         before = plain(image, seed) if plain else image
         after = erased(image, seed)
         same = (before == after).numpy().all(axis=-1).mean()
         assert 0.6 < same < 0.99
-        in_pipeline = next(iter(tf.data.Dataset.from_tensors(image).map(lambda x, seed=seed: erased(x, seed))))
         np.testing.assert_allclose(in_pipeline, after, atol=1e-2)
     assert policies.random_erasing is random_erasing

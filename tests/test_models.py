@@ -25,7 +25,7 @@ def assert_close(actual, expected, tolerance=2e-5):
     np.testing.assert_allclose(actual, expected, rtol=0, atol=tolerance * np.abs(expected).max())
 
 
-def test_layers_with_weights_are_called_and_shaped_as_in_keras_applications():
+def test_layers_with_weights_have_the_names_and_shapes_of_keras_applications():
     shapes = []
     for builder in (models.EfficientNetB0, keras.applications.EfficientNetB0):
         layers = [layer for layer in builder(weights=None).layers if not isinstance(layer, keras.layers.Normalization)]
@@ -42,7 +42,7 @@ def test_arguments_are_those_of_keras_applications_and_more():
 
 
 @pytest.mark.parametrize("number", [0, 3])
-def test_builders_carry_their_names_and_take_what_make_model_takes(number):
+def test_builders_have_their_names_and_the_arguments_of_make_model(number):
     build = models.BUILDERS[f"efficientnet-b{number}"]
     assert build is getattr(models, f"EfficientNetB{number}")
     assert build.__name__ == f"EfficientNetB{number}"
@@ -65,13 +65,13 @@ def test_every_variant_has_its_builder():
         ("efficientnet-b0-torch", "EfficientNetB0Torch", "efficientnetb0_torch"),
     ],
 )
-def test_builders_and_models_are_called_after_the_variant(monkeypatch, name, builder, model):
+def test_builders_and_models_are_named_after_the_variant(monkeypatch, name, builder, model):
     monkeypatch.setattr(models, "make_model", lambda variant, name: (variant, name))
     assert getattr(models, builder) is models.BUILDERS[name]
     assert models.BUILDERS[name]() == (VARIANTS[name], model)
 
 
-def test_a_builder_passes_every_argument_on(monkeypatch):
+def test_a_builder_passes_every_argument_to_make_model(monkeypatch):
     monkeypatch.setattr(models, "make_model", lambda variant, **arguments: (variant, arguments))
     names = [name for name in inspect.signature(models.EfficientNetB2).parameters]
     variant, arguments = models.EfficientNetB2(**{name: f"a {name}" for name in names})
@@ -80,7 +80,7 @@ def test_a_builder_passes_every_argument_on(monkeypatch):
     assert models.EfficientNetB2()[1]["name"] == "efficientnetb2"
 
 
-def test_the_input_is_the_variants_resolution_and_any_size_without_the_top(tiny):
+def test_the_input_has_the_variants_resolution_or_any_size_without_the_top(tiny):
     assert models.make_model(tiny._replace(resolution=48)).input_shape == (None, 48, 48, 3)
     assert models.make_model(tiny, include_top=False).input_shape == (None, None, None, 3)
     assert models.make_model(tiny, input_shape=(64, None, 3)).input_shape == (None, 64, None, 3)
@@ -103,7 +103,7 @@ def test_the_top_is_mean_then_dense_then_softmax(tiny):
     assert_close(predict(make(tiny, classifier_activation="softmax")), shares)
 
 
-def test_a_graph_of_unknown_sizes_gives_the_eager_numbers(tiny):
+def test_a_graph_for_any_size_gives_the_outputs_of_eager_mode(tiny):
     model = make(tiny, input_shape=(None, None, 3))
     traced = tf.function(lambda x: model(x, training=False), [tf.TensorSpec((None, None, None, 3))])
     for height, width in ((32, 32), (47, 60)):
@@ -111,7 +111,7 @@ def test_a_graph_of_unknown_sizes_gives_the_eager_numbers(tiny):
         assert_close(traced(images).numpy(), predict(model, images))
 
 
-def test_a_model_on_an_input_tensor_is_flat_and_gives_the_same_numbers(tiny):
+def test_a_model_on_an_input_tensor_is_flat_and_gives_the_same_outputs(tiny):
     image = keras.Input((32, 32, 3), name="photo")
     negative = keras.layers.Rescaling(-1.0, 255.0, name="negative")(image)
     model = make(tiny, input_tensor=negative)
@@ -167,12 +167,12 @@ def test_the_graph_does_not_depend_on_the_weights(tiny, tmp_path):
         ({"input_tensor": np.zeros((1, 16, 32, 3), "float32")}, r"Received: \(16, 32, 3\)"),
     ],
 )
-def test_an_argument_out_of_range_is_named_with_what_came(tiny, arguments, message):
+def test_an_argument_out_of_range_raises_an_error_with_the_received_value(tiny, arguments, message):
     with pytest.raises(ValueError, match=message):
         models.make_model(tiny, **arguments)
 
 
-def test_channels_first_is_an_error_that_says_what_to_do(tiny):
+def test_channels_first_raises_an_error_that_says_what_to_do(tiny):
     keras.config.set_image_data_format("channels_first")
     try:
         with pytest.raises(ValueError, match="image_data_format='channels_first'. Call keras.config.set_image_data_f"):
@@ -187,7 +187,7 @@ def test_create_model_finds_the_builder_by_name(monkeypatch, name):
     assert models.create_model(name, classes=7) == {"classes": 7}
 
 
-def test_create_model_names_what_it_does_not_know():
+def test_create_model_raises_for_unknown_names_and_arguments():
     with pytest.raises(
         ValueError,
         match="Unknown model 'efficientnet-b9'. Did you mean 'efficientnet-b\\d'. Choose one of: efficientnet-b0, ",
@@ -208,7 +208,7 @@ def test_create_model_names_what_it_does_not_know():
         ("b0", []),
     ],
 )
-def test_list_models_matches_as_a_shell_does(pattern, expected):
+def test_list_models_matches_shell_patterns(pattern, expected):
     assert models.list_models(pattern) == expected
 
 
@@ -216,7 +216,7 @@ def test_list_models_matches_as_a_shell_does(pattern, expected):
     ("channels", "mean", "deviation"),
     [(1, [114.495], [57.63]), (4, [123.675, 116.28, 103.53, 123.675], [58.395, 57.12, 57.375, 58.395])],
 )
-def test_other_channels_are_normalised_by_the_average_or_in_turn(tiny, channels, mean, deviation):
+def test_grayscale_uses_the_mean_statistics_and_extra_channels_cycle_through_rgb(tiny, channels, mean, deviation):
     # by hand: (0.485 + 0.456 + 0.406) / 3 * 255 = 114.495, (0.229 + 0.224 + 0.225) / 3 * 255 = 57.63
     images = np.random.default_rng(0).uniform(0, 255, (2, 32, 32, channels)).astype("float32")
     model = models.make_model(tiny, input_shape=(32, 32, channels))
@@ -227,13 +227,15 @@ def test_other_channels_are_normalised_by_the_average_or_in_turn(tiny, channels,
     assert model.get_layer("stem_conv").get_weights()[0].shape == (3, 3, channels, 8)
 
 
-def test_features_say_what_they_need():
+def test_features_raises_for_a_model_that_is_not_an_efficientnet():
     other = keras.Sequential([keras.Input((32, 32, 3)), keras.layers.Conv2D(4, 3)], name="other")
-    with pytest.raises(ValueError, match=r"`model` must be an EfficientNet of this package. other has maps at strides"):
+    with pytest.raises(
+        ValueError, match=r"`model` must be an EfficientNet of this package. other has feature maps at s"
+    ):
         models.features(other)
 
 
-def test_a_class_activation_map_is_the_classifier_applied_to_every_place(tiny):
+def test_a_class_activation_map_is_the_classifier_applied_to_every_position(tiny):
     """README.md's lines. Zhou et al. 2015, arxiv.org/abs/1512.04150: the mean of the map is the logit less its bias."""
     model = make(tiny, input_shape=(None, None, 3))
     last = keras.Model(model.input, model.get_layer("top_activation").output)

@@ -1,4 +1,4 @@
-"""The shop window, `keras_efficientnet/__init__.py`, and models that leave and enter a process."""
+"""The public names of `keras_efficientnet`, and saved models in a fresh process."""
 
 import importlib
 
@@ -21,26 +21,23 @@ import keras_efficientnet
 print(time.process_time() - start)
 model = keras.saving.load_model(sys.argv[1])
 np.save(sys.argv[3], model(np.load(sys.argv[2]), training=False))
+ke = keras_efficientnet
+print(ke.export.to_onnx.__name__, ke.training.run.__name__, ke.weights.__name__)
 """
 
 
 @pytest.mark.parametrize("name", keras_efficientnet.__all__)
-def test_every_public_name_is_there_and_listed(name):
+def test_every_public_name_loads_and_is_in_dir(name):
     home = importlib.import_module(f"keras_efficientnet.{keras_efficientnet._HOME[name]}")
     assert getattr(keras_efficientnet, name) is getattr(home, name)
     assert name in dir(keras_efficientnet)
-
-
-def test_modules_that_the_readme_names_need_no_import_of_their_own(run_python):
-    code = "import keras_efficientnet as ke; print(ke.conversion.to_timm.__name__, ke.pretrained.find.__name__)"
-    assert run_python(code).split() == ["to_timm", "find"]
 
 
 def test_every_builder_is_public():
     assert {build.__name__ for build in models.BUILDERS.values()} < set(keras_efficientnet.__all__)
 
 
-def test_a_name_that_is_not_there_is_an_attribute_error():
+def test_an_unknown_attribute_raises_attribute_error():
     with pytest.raises(AttributeError, match="module 'keras_efficientnet' has no attribute 'EfficientNetB9'"):
         keras_efficientnet.EfficientNetB9  # noqa: B018
     assert not hasattr(keras_efficientnet, "Sequential")
@@ -48,7 +45,7 @@ def test_a_name_that_is_not_there_is_an_attribute_error():
 
 @pytest.fixture(scope="module")
 def saved(tiny, tmp_path_factory):
-    """The file of a network with reference weights, and what the network says to IMAGES."""
+    """The file of a network with reference weights, and its outputs for IMAGES."""
     model = fill(models.make_model(tiny, classes=10))
     path = tmp_path_factory.mktemp("saved") / "tiny.keras"
     model.save(path)
@@ -62,7 +59,7 @@ def test_a_saved_model_loads_without_custom_objects(saved):
     assert {layer.name for layer in loaded.layers if layer.name.endswith("_drop")}
 
 
-def test_a_saved_model_goes_on_training_after_loading(saved):
+def test_a_saved_model_can_be_trained_after_loading(saved):
     loaded = keras.saving.load_model(saved[0])
     norm = loaded.get_layer("top_bn")
     mean, variance = norm.moving_mean.numpy(), norm.moving_variance.numpy()
@@ -72,16 +69,20 @@ def test_a_saved_model_goes_on_training_after_loading(saved):
 
 @pytest.fixture(scope="module")
 def fresh(saved, run_python):
-    """What a fresh process does after `import keras, keras_efficientnet`: seconds of the latter, scores of IMAGES."""
+    """A fresh process after `import keras, keras_efficientnet`: seconds of the second import, outputs, module names."""
     folder = saved[0].parent
     np.save(folder / "images.npy", IMAGES)
-    seconds = run_python(FRESH, saved[0], folder / "images.npy", folder / "scores.npy")
-    return float(seconds), np.load(folder / "scores.npy")
+    seconds, *names = run_python(FRESH, saved[0], folder / "images.npy", folder / "scores.npy").split()
+    return float(seconds), np.load(folder / "scores.npy"), names
 
 
-def test_a_fresh_process_loads_a_saved_model_by_the_two_imports_alone(saved, fresh):
+def test_a_fresh_process_needs_only_two_imports_to_load_a_saved_model(saved, fresh):
     np.testing.assert_allclose(fresh[1], saved[1], rtol=0, atol=1e-6)
 
 
-def test_importing_it_beside_keras_takes_no_time(fresh):
+def test_importing_the_package_after_keras_takes_no_time(fresh):
     assert fresh[0] < 0.3
+
+
+def test_public_modules_load_on_first_use(fresh):
+    assert fresh[2] == ["to_onnx", "run", "keras_efficientnet.weights"]

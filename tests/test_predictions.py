@@ -1,21 +1,19 @@
-"""What stands before and after a network: `preprocess_input`, `decode_predictions`, and mode predict on image files."""
+"""The steps before and after a network: `preprocess_input`, `decode_predictions`, and mode predict on image files."""
 
 import csv
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tensorflow as tf
 from support.reference import fill, reference_images
+from support.runs import TINY, run_main
 
 from keras_efficientnet import datasets, models, training
 from keras_efficientnet.evaluation.predictions import find_images, predict_files
 from keras_efficientnet.recipes import make_config
 
-MAIN = Path(__file__).parent.parent / "main.py"
 SAMPLE = Path(datasets.__file__).parents[1] / "data/sample"
 
 PANDA = ("n02510455", "giant_panda")  # class 388 of ILSVRC 2012; wordnet.princeton.edu
@@ -26,7 +24,7 @@ PANDA = ("n02510455", "giant_panda")  # class 388 of ILSVRC 2012; wordnet.prince
     ("pixel", "expected"), [(0, [-2.117904, -2.035714, -1.804444]), (255, [2.248908, 2.428571, 2.64])]
 )
 @pytest.mark.parametrize("dtype", ["uint8", "int32", "float32", "float64"])
-def test_preprocess_input_normalises_by_imagenets_mean_and_deviation(pixel, expected, dtype):
+def test_preprocess_input_normalizes_with_the_statistics_of_imagenet(pixel, expected, dtype):
     images = np.full((2, 1, 1, 3), pixel, dtype)
     for result in (models.preprocess_input(images), models.preprocess_input(tf.constant(images)).numpy()):
         assert result.dtype == np.float32
@@ -34,7 +32,7 @@ def test_preprocess_input_normalises_by_imagenets_mean_and_deviation(pixel, expe
 
 
 @pytest.mark.parametrize("convert", [np.asarray, tf.constant], ids=["numpy", "tensor"])
-def test_preprocess_input_is_the_preprocessing_inside_the_network(tiny, convert):
+def test_preprocess_input_equals_the_preprocessing_inside_the_network(tiny, convert):
     images = reference_images(2, 32, 32, seed=1)
     inside = fill(models.make_model(tiny, classes=10))
     outside = fill(models.make_model(tiny, classes=10, include_preprocessing=False))
@@ -43,14 +41,14 @@ def test_preprocess_input_is_the_preprocessing_inside_the_network(tiny, convert)
     assert np.abs(outside(images) - expected).max() > 0.1
 
 
-def test_preprocess_input_leaves_its_argument_alone_and_takes_one_image():
+def test_preprocess_input_does_not_change_its_argument_and_accepts_one_image():
     image = reference_images(1, 4, 4)[0]
     before = image.copy()
     assert models.preprocess_input(image, "tf_efficientnet_b3").shape == (4, 4, 3)
     np.testing.assert_array_equal(image, before)
 
 
-def test_preprocess_input_names_what_it_cannot_take():
+def test_preprocess_input_names_invalid_arguments():
     with pytest.raises(ValueError, match="Unknown model 'resnet50'"):
         models.preprocess_input(np.zeros((1, 4, 4, 3)), "resnet50")
     with pytest.raises(ValueError, match=r"must be \[..., height, width, channels\]. Received: shape=\(1, 3, 64, 64\)"):
@@ -80,7 +78,7 @@ def test_classes_are_in_the_published_order(index, expected):
 
 
 @pytest.mark.parametrize("convert", [np.asarray, tf.constant], ids=["numpy", "tensor"])
-def test_decode_predictions_names_the_likeliest_first(convert):
+def test_decode_predictions_returns_the_most_likely_class_first(convert):
     scores = np.zeros((2, 1000), "float32")
     scores[0, [388, 0, 999]] = [0.5, 0.25, 0.125]
     scores[1, [7, 388]] = [0.75, 0.25]
@@ -90,11 +88,11 @@ def test_decode_predictions_names_the_likeliest_first(convert):
     assert all(type(row[2]) is float for row in first)
 
 
-def test_decode_predictions_names_five_by_default():
+def test_decode_predictions_returns_five_classes_by_default():
     assert [len(rows) for rows in models.decode_predictions(np.random.default_rng(0).random((3, 1000)))] == [5, 5, 5]
 
 
-def test_decode_predictions_names_the_background_where_it_is_the_first_of_1001():
+def test_decode_predictions_names_the_background_as_the_first_of_1001_classes():
     scores = np.zeros((1, 1001), "float32")
     scores[0, [0, 389, 1]] = [0.5, 0.25, 0.125]  # the panda is class 388 of 1000
     first, second, third = models.decode_predictions(scores, top=3)[0]
@@ -103,7 +101,7 @@ def test_decode_predictions_names_the_background_where_it_is_the_first_of_1001()
 
 
 @pytest.mark.parametrize("shape", [(1, 10), (1000,), (1, 1, 1000), (1, 1002), (1, 21843)])
-def test_decode_predictions_says_which_shape_it_needs(shape):
+def test_decode_predictions_names_the_shapes_it_accepts(shape):
     with pytest.raises(
         ValueError, match=r"must be \[batch, 1000\].* or \[batch, 1001\] with the background.*shape=\(1"
     ):
@@ -117,18 +115,18 @@ def write_image(path, colour, size=8):
 
 
 def by_colour(pixels):
-    """A classifier of red, green and blue: the share of each in the light of an image."""
+    """Classifies into red, green and blue, by the fraction of each in the light of an image."""
     light = np.asarray(pixels).sum(axis=(1, 2))
     return light / light.sum(axis=1, keepdims=True)
 
 
 @pytest.mark.parametrize("batch", [1, 2, 64])
-def test_each_file_gets_its_classes_in_order_and_bad_ones_do_not_stop_the_others(tmp_path, batch):
-    whole = write_image(tmp_path / "whole.png", (0, 0, 255), 64)
-    (tmp_path / "cut.png").write_bytes(Path(whole).read_bytes()[:60])
+def test_each_file_gets_its_classes_in_order_and_invalid_files_do_not_stop_the_others(tmp_path, batch):
+    complete = write_image(tmp_path / "complete.png", (0, 0, 255), 64)
+    (tmp_path / "cut.png").write_bytes(Path(complete).read_bytes()[:60])
     (tmp_path / "text.jpg").write_text("no image")
     (tmp_path / "empty.jpg").touch()
-    names = ["cut.png", "red.png", "text.jpg", "blue.png", "empty.jpg", "gone.png"]
+    names = ["cut.png", "red.png", "text.jpg", "blue.png", "empty.jpg", "absent.png"]
     files = [str(tmp_path / name) for name in names]
     write_image(tmp_path / "red.png", (100, 60, 40))
     write_image(tmp_path / "blue.png", (0, 50, 200))
@@ -141,7 +139,7 @@ def test_each_file_gets_its_classes_in_order_and_bad_ones_do_not_stop_the_others
     assert found[1].top == (("R", pytest.approx(0.5)), ("G", pytest.approx(0.3)))
     assert found[3].top == (("B", pytest.approx(0.8)), ("G", pytest.approx(0.2)))
     assert [prediction.fault is None for prediction in found] == [False, True, False, True, False, False]
-    assert found[2].fault == "is no whole BMP, GIF, JPEG, PNG or WebP picture"
+    assert found[2].fault == "cannot be decoded as BMP, GIF, JPEG, PNG or WebP"
     assert found[5].fault == "cannot be read: No such file or directory"
 
 
@@ -153,14 +151,14 @@ def test_images_are_files_folders_and_patterns(tmp_path):
     assert find_images(f"{tmp_path}/a") == [one, two, five]
     assert find_images(f"{two}, {tmp_path}/b,{tmp_path}/a") == [two, four, one, five]
     assert find_images(f"{tmp_path}/**/*.png") == [two, three]
-    assert find_images(notes) == [notes]  # who names a file means it
+    assert find_images(notes) == [notes]  # a file that is named is read whatever its ending
     for nothing in ("b/*.png", "c", "c.png"):
         with pytest.raises(FileNotFoundError, match="No image files at '.*/(b/.*png|c|c.png)'"):
             find_images(f"{tmp_path}/a,{tmp_path}/{nothing}")
 
 
 def sample_images(folder):
-    """The validation digits as files that bear their class."""
+    """Writes the validation digits to files with their class in their name."""
     features = {
         "image/encoded": tf.io.FixedLenFeature((), tf.string),
         "image/class/label": tf.io.FixedLenFeature((), tf.int64),
@@ -173,17 +171,17 @@ def sample_images(folder):
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """A run of a small network, and the digits that it was evaluated on, as files."""
+    """The folder of a run of a small network, with its validation digits as files; and its results."""
     folder = tmp_path_factory.mktemp("predictions")
     (folder / "digits").mkdir()
     sample_images(folder / "digits")
-    options = {"width_coefficient": 0.25, "depth_coefficient": 0.2, "input_image_size": 32, "train_batch_size": 32}
-    options |= {"moving_average_decay": 0.9, "base_learning_rate": 0.1, "lr_warmup_epochs": 0.0}
+    options = TINY | {"train_batch_size": 32, "moving_average_decay": 0.9}
+    options |= {"base_learning_rate": 0.1, "lr_warmup_epochs": 0.0}
     return folder, training.run(make_config(model_dir=str(folder / "run"), train_steps=40, **options))
 
 
 def test_files_are_classified_as_in_evaluation(trained):
-    """Each option of the run comes from its config.json: size, crop and network are not the defaults."""
+    """All options come from the config.json of the run: size, crop and network are not the defaults."""
     folder, results = trained
     found = training.predict(make_config(mode="predict", model_dir=str(folder / "run"), images=str(folder / "digits")))
     assert len(found) == 355
@@ -191,7 +189,7 @@ def test_files_are_classified_as_in_evaluation(trained):
     assert np.mean(right) == pytest.approx(results["model"]["top_1_accuracy"])
     in_top_5 = [Path(prediction.file).stem[-1] in dict(prediction.top) for prediction in found]
     assert np.mean(in_top_5) == pytest.approx(results["model"]["top_5_accuracy"])
-    assert len({prediction.top[0] for prediction in found}) > 100  # no constant answer
+    assert len({prediction.top[0] for prediction in found}) > 100  # the network does not ignore its input
     with (folder / "run/predictions.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 355 * 5 and rows[4]["rank"] == "5"
@@ -214,19 +212,15 @@ def test_without_checkpoints_the_exported_model_predicts_the_same(trained, tmp_p
         training.predict(make_config(mode="predict", model_dir=str(run), images=images))
 
 
-def run_main(*flags):
-    return subprocess.run([sys.executable, str(MAIN), *flags], capture_output=True, text=True)
-
-
-def test_main_prints_a_table_of_five_for_each_image_and_names_the_bad_ones(trained):
+def test_main_prints_five_classes_for_each_image_and_names_the_invalid_files(trained):
     folder, _ = trained
     bad = folder / "bad.png"
     bad.write_text("no image")
     good = sorted(str(path) for path in (folder / "digits").glob("00[01]_*.png"))
-    done = run_main("--mode=predict", f"--model_dir={folder}/run", f"--images={good[0]},{bad},{good[1]}")
-    assert done.returncode == 1
-    assert done.stderr.splitlines()[-1] == f"main.py: {bad} is no whole BMP, GIF, JPEG, PNG or WebP picture"
-    lines = done.stdout.splitlines()
+    done = run_main(mode="predict", model_dir=folder / "run", images=f"{good[0]},{bad},{good[1]}")
+    assert done.status == 1
+    assert done.err.splitlines()[-1] == f"main.py: {bad} cannot be decoded as BMP, GIF, JPEG, PNG or WebP"
+    lines = done.out.splitlines()
     assert (lines[0], lines[6], len(lines)) == (good[0], good[1], 12)
     ranks, percents, names = zip(*(line.split() for line in lines[1:6]), strict=True)
     assert ranks == ("1", "2", "3", "4", "5") and len(set(names)) == 5 and set(names) <= set("0123456789")
@@ -237,20 +231,20 @@ def test_main_prints_a_table_of_five_for_each_image_and_names_the_bad_ones(train
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"mode": "predict"}, "`images` goes with mode=predict"),
-        ({"images": "x.png"}, "`images` goes with mode=predict. Received: mode=train_and_eval, images=x.png"),
+        ({"mode": "predict"}, "`images` must be given together. Received: mode=predict, images=None"),
+        ({"images": "x.png"}, "must be given together. Received: mode=train_and_eval, images=x.png"),
         ({"mode": "predict", "images": "/nowhere"}, "No image files at '/nowhere'"),
-        ({"mode": "predict", "images": str(MAIN), "model_dir": "/nowhere"}, "neither a checkpoint nor a model.keras"),
+        ({"mode": "predict", "images": __file__, "model_dir": "/nowhere"}, "neither a checkpoint nor a model.keras"),
     ],
     ids=["no_images", "no_mode", "no_file", "no_run"],
 )
-def test_mistakes_are_named(options, message):
+def test_invalid_options_are_named(options, message):
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         training.predict(make_config(**options))
 
 
 @pytest.mark.parametrize("content", ['{"train_steps":', "[]"])
-def test_a_broken_config_is_named(tmp_path, content):
+def test_broken_options_of_a_run_are_named(tmp_path, content):
     (tmp_path / "config.json").write_text(content)
     with pytest.raises(ValueError, match="config.json is incomplete"):
         make_config(mode="eval", model_dir=str(tmp_path))

@@ -1,4 +1,4 @@
-"""Oracle: golden/preprocessing.npz, made by the official code on TensorFlow 1.15 from synthetic JPEGs."""
+"""Compares with golden/preprocessing.npz, made by the official code on TensorFlow 1.15 from synthetic JPEGs."""
 
 import io
 from pathlib import Path
@@ -27,20 +27,20 @@ def gradient_png(height=40, width=60):
 
 @pytest.mark.parametrize("name", JPEGS)
 @pytest.mark.parametrize("traced", [False, True], ids=["eager", "in a graph"])
-def test_evaluation_image_is_the_official_one(name, traced):
+def test_evaluation_image_equals_the_official_code(name, traced):
     make = tf.function(image_for_evaluation) if traced else image_for_evaluation
     image = make(jpeg(name), 48)
     np.testing.assert_allclose(image[::3, ::3], GOLDEN[f"image/{name}"], rtol=0, atol=0.01)
 
 
 @pytest.mark.parametrize("name", JPEGS)
-def test_bilinear_image_is_the_official_one_of_lite_and_edgetpu(name):
+def test_bilinear_image_equals_the_official_code_of_lite_and_edgetpu(name):
     image = image_for_evaluation(jpeg(name), 48, interpolation="bilinear")
     np.testing.assert_allclose(image[::6, ::6], GOLDEN[f"bilinear/{name}"], rtol=0, atol=0.01)
 
 
-def picture(mode, kind, **options):
-    """A picture of Pillow's: its red, green and blue as RGB, and the bytes of the file."""
+def encode(mode, kind, **options):
+    """Encodes an image with Pillow. Returns its RGB pixels and the bytes of the file."""
     pixels = np.stack(np.meshgrid(np.arange(0, 240, 6), np.arange(10, 250, 6)), axis=-1).astype("uint8")
     image = Image.fromarray(np.concatenate([pixels, 255 - pixels[..., :1]], axis=-1)).convert(mode)
     stream = io.BytesIO()
@@ -48,7 +48,7 @@ def picture(mode, kind, **options):
     return np.asarray(image.convert("RGB")).astype(int), tf.constant(stream.getvalue())
 
 
-# mean difference of grey levels: lossless 0; JPEG's decoders differ by some levels (CMYK also in the conversion)
+# mean difference of grey levels: 0 if lossless; JPEG decoders differ by a few levels, and convert CMYK differently
 @pytest.mark.parametrize(
     ("mode", "kind", "options", "tolerance"),
     [
@@ -62,8 +62,8 @@ def picture(mode, kind, **options):
         ("P", "GIF", {}, 0),
     ],
 )
-def test_pictures_of_every_kind_become_rgb(mode, kind, options, tolerance):
-    pixels, data = picture(mode, kind, **options)
+def test_images_of_every_format_become_rgb(mode, kind, options, tolerance):
+    pixels, data = encode(mode, kind, **options)
     for image in (
         image_for_evaluation(data, 40, crop_fraction=1.0),
         image_for_training(data, 40, SEED, random_crop=False, random_flip=False, crop_fraction=1.0),
@@ -71,25 +71,25 @@ def test_pictures_of_every_kind_become_rgb(mode, kind, options, tolerance):
         assert np.abs(image.numpy() - pixels).mean() <= tolerance
 
 
-def test_sixteen_bits_are_cut_to_eight():
+def test_16_bits_per_channel_are_reduced_to_8():
     pixels = np.arange(0, 65536, 1024, "uint16").reshape(8, 8, 1)
     image = image_for_evaluation(tf.io.encode_png(pixels), 8, crop_fraction=1.0)
     np.testing.assert_allclose(image, np.repeat(pixels >> 8, 3, axis=2), atol=1)
 
 
 @pytest.mark.parametrize("size", [224, 380, 600])
-def test_central_window_is_the_official_one(size):
+def test_central_window_equals_the_official_code(size):
     for side, (top, left, crop) in zip(GOLDEN["sides"], GOLDEN[f"windows/{size}"], strict=True):
         window = preprocessing._central_window(tf.constant([side, 2 * side + 1]), size, None)
         assert window.numpy().tolist() == [top, left, crop, crop]
 
 
-def test_whole_image_is_kept_at_crop_fraction_one():
+def test_crop_fraction_one_keeps_the_complete_image():
     image = image_for_evaluation(gradient_png(64, 64), 64, crop_fraction=1.0)
     np.testing.assert_allclose(image[:, 0, 0], np.linspace(0, 255, 64).astype("uint8"), atol=1e-4)
 
 
-def test_other_grid_is_that_of_tf_image():
+def test_half_pixel_centers_equal_tf_image():
     data = jpeg("square_40x40_444")
     image = image_for_evaluation(data, 48, crop_fraction=1.0, half_pixel_centers=True)
     expected = tf.image.resize(tf.io.decode_jpeg(data, channels=3), (48, 48), "bicubic")
@@ -103,12 +103,12 @@ def test_grayscale_png_and_gif_become_rgb():
     np.testing.assert_array_equal(image, np.repeat(pixels, 3, axis=2))
 
 
-def test_random_windows_are_spread_as_the_official_ones():
+def test_random_windows_are_distributed_like_the_official_ones():
     shape = tf.constant(GOLDEN["train_shape"], tf.int32)
-    whole = tf.concat([[0, 0], shape], axis=0)
+    complete = tf.concat([[0, 0], shape], axis=0)
 
     def draw(index):
-        return preprocessing._random_window(shape, tf.stack([7, index]), otherwise=whole)
+        return preprocessing._random_window(shape, tf.stack([7, index]), fallback=complete)
 
     windows = tf.data.Dataset.range(4000).map(lambda index: draw(tf.cast(index, tf.int32))).batch(4000)
     windows = next(iter(windows)).numpy().astype(float)
@@ -120,7 +120,7 @@ def test_random_windows_are_spread_as_the_official_ones():
     np.testing.assert_allclose(np.quantile(ratio, [0.1, 0.5, 0.9]), GOLDEN["train_ratio_quantiles"], atol=0.03)
 
 
-def test_seed_alone_decides_the_training_image():
+def test_only_the_seed_decides_the_training_image():
     options = {"random_crop": True, "random_flip": True}
     first = image_for_training(jpeg(JPEGS[0]), 32, SEED, **options)
     np.testing.assert_array_equal(image_for_training(jpeg(JPEGS[0]), 32, SEED, **options), first)
@@ -138,6 +138,6 @@ def test_half_of_the_training_images_are_mirrored():
     assert all(np.array_equal(image, plain) or np.array_equal(image, plain[:, ::-1]) for image in images)
 
 
-def test_without_random_crop_training_sees_what_evaluation_sees():
+def test_without_random_crop_training_images_equal_evaluation_images():
     image = image_for_training(gradient_png(), 32, SEED, random_crop=False, random_flip=False)
     np.testing.assert_array_equal(image, image_for_evaluation(gradient_png(), 32))

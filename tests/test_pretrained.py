@@ -1,4 +1,4 @@
-"""The table of published weights, and how they come: from a hub and a cache that are real but for their address."""
+"""The table of published weights, and their download: a real server and cache, at a local address."""
 
 import hashlib
 import json
@@ -9,7 +9,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import make_readme
 import numpy as np
 import pytest
 from support.servers import B0, COMMIT, Server, place
@@ -41,7 +40,7 @@ def server():
 
 @pytest.fixture
 def fetch(tmp_path):
-    """Fetches B0's "imagenet" in a fresh process, as the library reads its environment once: kind, path or message."""
+    """Fetches B0's "imagenet" in a fresh process, because huggingface_hub reads its environment once."""
 
     def run(**environment):
         base = os.environ | {"HF_HOME": str(tmp_path / "hf"), "HF_HUB_DISABLE_XET": "1"}
@@ -69,7 +68,7 @@ def test_no_published_file_is_missing_or_wrong(golden):
         assert OTHER_NAMES.get(row.key.split(".")[0], row.key.split(".")[0]) == row.variant
 
 
-def test_files_are_where_timm_and_torchvision_have_them():
+def test_repositories_and_addresses_are_those_of_timm_and_torchvision():
     """timm/models/efficientnet.py of huggingface/pytorch-image-models; torchvision/models/efficientnet.py."""
     timm = "https://github.com/huggingface/pytorch-image-models/releases/download"
     for model, name, repository, url in (
@@ -82,14 +81,14 @@ def test_files_are_where_timm_and_torchvision_have_them():
         assert (row.repository, row.url) == (repository, url)
 
 
-def test_every_file_can_be_fetched_from_somewhere_and_its_name_has_its_hash():
+def test_every_row_has_a_source_and_every_file_name_has_a_hash():
     for row in pretrained.PRETRAINED:
         assert row.repository or row.url
         assert row.file is None or re.search(r"-[0-9a-f]{8}\.pth$", row.file)
 
 
-def test_imagenet_is_what_the_accuracies_of_the_networks_are_of():
-    """To 0.6 %: the -torch rows state torchvision's own measurements, at other resolutions than timm's."""
+def test_the_accuracies_of_the_networks_are_those_of_the_imagenet_weights():
+    """Up to 0.6 %: the -torch rows have torchvision's measurements, at other resolutions than timm's."""
     for name, variant in VARIANTS.items():
         if name != "efficientnet-l2":
             row = pretrained.find(name, "imagenet")
@@ -123,7 +122,7 @@ def test_names_find_their_file(model, name, key):
 
 
 @pytest.mark.parametrize("name", ["imagenet", "tf_efficientnet_b0.ns_jft_in1k", "noisystudent"])
-def test_weights_that_a_network_lacks_are_an_error_that_lists_those_it_has(name):
+def test_unknown_weights_raise_an_error_that_lists_the_known_ones(name):
     message = (
         rf"^There are no weights '{name}' of efficientnet-l2. Choose one of: 'ns_jft_in1k_475'; "
         r"'noisy-student', 'ns_jft_in1k'; or the path of a file.$"
@@ -150,7 +149,7 @@ def test_official_weights_have_their_licence_and_others_none():
         ("*v2_s*", []),
     ],
 )
-def test_list_pretrained_matches_as_a_shell_does(pattern, keys):
+def test_list_pretrained_matches_shell_patterns(pattern, keys):
     assert [row.key for row in pretrained.list_pretrained(pattern)] == keys
 
 
@@ -160,15 +159,11 @@ def test_list_pretrained_needs_neither_keras_nor_a_network(run_python):
     assert run_python(code).split("\n")[:2] == [str(len(pretrained.PRETRAINED)), "set()"]
 
 
-def test_readme_lists_what_the_table_has():
-    assert make_readme.pretrained_table() in (ROOT / "README.md").read_text("utf-8")
-
-
 # Names and paths
 
 
 @pytest.mark.parametrize("name", ["imagenet", "ap_in1k", "tf_efficientnet_b0.ap_in1k"])
-def test_a_name_means_the_file_of_that_name_if_there_is_one_and_never_a_folder(tmp_path, monkeypatch, name):
+def test_an_existing_file_wins_over_published_weights_and_a_folder_does_not(tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
     assert pretrained.is_name(name)
     (tmp_path / name).mkdir()
@@ -178,7 +173,7 @@ def test_a_name_means_the_file_of_that_name_if_there_is_one_and_never_a_folder(t
     assert not pretrained.is_name(name)
 
 
-def test_other_words_are_names_and_what_has_an_ending_or_a_folder_is_a_path(tmp_path, monkeypatch):
+def test_a_plain_word_is_a_name_and_anything_with_an_ending_or_a_folder_is_a_path(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert pretrained.is_name("noisystudent")
     (tmp_path / "run").mkdir()
@@ -189,7 +184,7 @@ def test_other_words_are_names_and_what_has_an_ending_or_a_folder_is_a_path(tmp_
 # Fetching
 
 
-def test_a_file_comes_from_the_hub_once(server, fetch, tmp_path):
+def test_a_file_is_downloaded_from_the_hub_once(server, fetch, tmp_path):
     kind, path = fetch(HF_ENDPOINT=server.url)
     assert kind == "path", path
     assert Path(path) == tmp_path / "hf/hub" / B0 / "snapshots" / COMMIT / "model.safetensors"
@@ -200,7 +195,7 @@ def test_a_file_comes_from_the_hub_once(server, fetch, tmp_path):
     assert fetch(HF_HUB_OFFLINE="1") == [kind, path]
 
 
-def test_what_the_cache_has_is_found_without_a_network(fetch, tmp_path):
+def test_a_cached_file_needs_no_network(fetch, tmp_path):
     path = place(tmp_path / "hf", CONTENT)
     assert fetch(HF_HUB_OFFLINE="1") == ["path", str(path)]
     assert fetch(HF_ENDPOINT="http://127.0.0.1:9") == ["path", str(path)]
@@ -208,26 +203,26 @@ def test_what_the_cache_has_is_found_without_a_network(fetch, tmp_path):
 
 LINE = (
     r"The weights tf_efficientnet_b0\.aa_in1k are not in the cache\. Tried {}/timm/tf_efficientnet_b0\.aa_in1k/"
-    r"model\.safetensors: {}\. Or bring https://github\.com/\S+/tf_efficientnet_b0_aa-827b6e33\.pth here yourself and "
-    r'give its path: weights="path/to/file"\.'
+    r"model\.safetensors: {}\. Or download https://github\.com/\S+/tf_efficientnet_b0_aa-827b6e33\.pth yourself and "
+    r'pass its path: weights="path/to/file"\.'
 )
 
 
-def test_without_a_network_one_line_says_what_was_tried_and_how_to_give_a_file(fetch, tmp_path):
+def test_without_a_network_the_error_has_the_address_and_an_alternative(fetch, tmp_path):
     kind, message = fetch(HF_ENDPOINT="http://127.0.0.1:9")
     assert kind == "ConnectionError"
     assert re.fullmatch(LINE.format("http://127.0.0.1:9", ".*Connection refused"), message)
     assert not files(tmp_path)
 
 
-def test_offline_one_line_says_so(fetch, tmp_path):
+def test_offline_mode_raises_a_clear_error(fetch, tmp_path):
     kind, message = fetch(HF_HUB_OFFLINE="1")
     assert kind == "ConnectionError"
     assert re.fullmatch(LINE.format("https://huggingface.co", ".*HF_HUB_OFFLINE.*"), message)
     assert not files(tmp_path)
 
 
-def test_a_file_of_the_hub_with_another_hash_is_not_kept(server, fetch, tmp_path):
+def test_a_file_of_the_hub_with_another_hash_is_deleted(server, fetch, tmp_path):
     server.tags[REMOTE] = hashlib.sha256(b"another").hexdigest()
     kind, message = fetch(HF_ENDPOINT=server.url)
     assert kind == "ValueError"
@@ -238,30 +233,30 @@ def test_a_file_of_the_hub_with_another_hash_is_not_kept(server, fetch, tmp_path
     assert kind == "path" and Path(path).read_bytes() == CONTENT
 
 
-def test_a_connection_to_the_hub_that_breaks_off_is_taken_up_again(server, fetch):
+def test_an_interrupted_download_from_the_hub_resumes(server, fetch):
     server.cuts = [40_000]
     kind, path = fetch(HF_ENDPOINT=server.url)
     assert kind == "path" and Path(path).read_bytes() == CONTENT
     assert [method for method, _, _ in server.requests].count("GET") == 2
 
 
-def test_a_connection_to_the_hub_that_always_breaks_off_leaves_no_file(server, fetch, tmp_path):
+def test_a_download_from_the_hub_that_never_completes_leaves_no_file(server, fetch, tmp_path):
     server.cuts = [40_000] * 40
     kind, message = fetch(HF_ENDPOINT=server.url)
     assert kind == "ConnectionError"
     assert re.fullmatch(LINE.format(server.url, ".*closed connection.*"), message)
-    assert max(map(len, files(tmp_path).values())) < 1000  # what the hub's library writes about the repository
+    assert max(map(len, files(tmp_path).values())) < 1000  # files of huggingface_hub about the repository
 
 
 def test_without_huggingface_hub_the_error_says_what_to_install(monkeypatch):
-    monkeypatch.setitem(sys.modules, "huggingface_hub", None)  # as Python does for what cannot be imported
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)  # as for a module that cannot be imported
     with pytest.raises(
-        ModuleNotFoundError, match=r"pip install 'keras_efficientnet\[weights\]'\. Or bring https://git"
+        ModuleNotFoundError, match=r"pip install 'keras_efficientnet\[weights\]'\. Or download https://git"
     ):
         pretrained.fetch(pretrained.find("efficientnet-b0", "imagenet"))
 
 
-def test_a_file_that_is_not_on_the_hub_comes_from_its_url_into_the_folder_of_keras(server, tmp_path, monkeypatch):
+def test_a_file_outside_the_hub_is_downloaded_into_the_folder_of_keras(server, tmp_path, monkeypatch):
     monkeypatch.setenv("KERAS_HOME", str(tmp_path))
     name = f"b1-{hashlib.sha256(CONTENT).hexdigest()[:8]}.pth"
     server.files[f"/models/{name}"] = CONTENT
@@ -270,8 +265,7 @@ def test_a_file_that_is_not_on_the_hub_comes_from_its_url_into_the_folder_of_ker
     server.stop()
     assert pretrained.fetch(row).read_bytes() == CONTENT
     shutil.rmtree(tmp_path / "models")
-    message = (
-        rf"^The weights efficientnet_b1.IMAGENET1K_V2 are .* Tried {row.url}: .* refused.*\. Or bring {row.url} here"
-    )
+    message = rf"^The weights {row.key} are .* Tried {row.url}: .* refused.*\. Or download {row.url} yourself"
+    assert row.key == "efficientnet_b1.IMAGENET1K_V2"
     with pytest.raises(ConnectionError, match=message):
         pretrained.fetch(row)

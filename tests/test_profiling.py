@@ -53,7 +53,7 @@ def test_multiply_adds_are_the_published_ones_at_each_size(published, name):
 
 
 @pytest.mark.parametrize(("name", "side"), ACTIVATIONS)
-def test_activations_are_timms(name, side):
+def test_activations_are_those_of_timm(name, side):
     assert profile(name, side).activations / 1e6 == pytest.approx(ACTIVATIONS[name, side], abs=0.006)
 
 
@@ -72,7 +72,7 @@ def test_a_name_and_its_row_have_the_same_profile():
     assert profile("tf_efficientnet_b1") == profile(VARIANTS["efficientnet-b1"]) == profile("efficientnet-b1")
 
 
-def test_the_classifier_is_what_classes_add():
+def test_classes_add_exactly_the_classifier():
     with_top, without = profile("efficientnet-b0", classes=7), profile("efficientnet-b0", classes=0)
     assert with_top.parameters - without.parameters == 7 * (1280 + 1)
     assert with_top.macs - without.macs == 7 * 1280
@@ -91,11 +91,11 @@ def test_profile_counts_what_is_built(kind, classes):
 
 
 @pytest.mark.parametrize(("resolution", "classes"), [(0, 1000), (-32, 1000), (224, -1)])
-def test_sizes_out_of_range_are_errors(resolution, classes):
+def test_sizes_out_of_range_raise_an_error(resolution, classes):
     with pytest.raises(ValueError, match=f"Received: resolution={resolution}, classes={classes}"):
         profile("efficientnet-b0", resolution, classes)
 
 
-def test_an_unknown_model_is_an_error():
+def test_an_unknown_model_raises_an_error():
     with pytest.raises(ValueError, match="Unknown model 'efficientnet-b9'"):
         profile("efficientnet-b9")

@@ -1,4 +1,4 @@
-"""Writing records: the official layout, the same bytes every time, going on after an interruption."""
+"""Writes records in the official layout, always with the same bytes, and resumes after an interruption."""
 
 import subprocess
 import sys
@@ -24,21 +24,21 @@ def contents(folder):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """18 pictures to train on and 6 to evaluate, as reference/tfrecords has; named by their place in their class."""
-    folder = tmp_path_factory.mktemp("pictures")
+    """18 training and 6 validation images; their names count from 0 in each class."""
+    folder = tmp_path_factory.mktemp("images")
     write_folder(folder / "train", [f"n{number:02d}" for number in range(9)], 2)
     write_folder(folder / "validation", [f"n{number:02d}" for number in range(0, 6)], 1)
     return folder
 
 
 def test_order_and_files_are_those_of_the_official_writer(folder, tmp_path):
-    """Of 18 pictures in 4 files, imagenet_to_gcs.py (tensorflow/tpu 7dc921f) puts these places, from 0, in each.
+    """Expected are the indices that imagenet_to_gcs.py (tensorflow/tpu 7dc921f) put in each of 4 files.
 
-    Run on 18 photographs: shuffled with seed 0, ceil(18 / 4) in a file; the 6 of validation stay in order.
+    It was run on 18 photographs, shuffled with seed 0, ceil(18 / 4) per file; the 6 validation images kept their order.
     """
-    places = ([11, 9, 0, 16, 2], [15, 10, 3, 5, 17], [14, 6, 7, 8, 4], [1, 13, 12])
+    indices = ([11, 9, 0, 16, 2], [15, 10, 3, 5, 17], [14, 6, 7, 8, 4], [1, 13, 12])
     shards.write_records(str(folder), str(tmp_path / "out"), train_files=4, validation_files=2, processes=1)
-    for number, expected in enumerate(places):
+    for number, expected in enumerate(indices):
         rows = records_of(tmp_path / f"out/train-{number:05d}-of-00004")
         classes = [int(row["image/class/synset"].bytes_list.value[0][1:]) for row in rows]
         files = [int(row["image/filename"].bytes_list.value[0][:3]) for row in rows]
@@ -47,7 +47,7 @@ def test_order_and_files_are_those_of_the_official_writer(folder, tmp_path):
     assert [row["image/class/label"].int64_list.value[0] for row in rows] == [4, 5, 6]
 
 
-def test_a_record_has_the_official_keys_and_the_pictures_bytes(folder):
+def test_a_record_has_the_official_keys_and_the_bytes_of_the_image(folder):
     path = folder / "train/n04/001.jpg"
     features = tf.train.Example.FromString(shards.to_record(str(path), 4, "n04")).features.feature
     numbers = {key: list(value.int64_list.value) for key, value in features.items() if value.HasField("int64_list")}
@@ -70,65 +70,67 @@ def test_a_record_has_the_official_keys_and_the_pictures_bytes(folder):
 @pytest.mark.parametrize(
     "mode, kind", [("RGB", "PNG"), ("CMYK", "JPEG"), ("RGB", "WEBP"), ("RGB", "BMP"), ("L", "PNG")]
 )
-def test_other_pictures_become_rgb_jpegs(tmp_path, mode, kind):
-    path = tmp_path / "picture"
+def test_other_formats_become_rgb_jpegs(tmp_path, mode, kind):
+    path = tmp_path / "image"
     path.write_bytes(encoded(mode, kind))
     features = tf.train.Example.FromString(shards.to_record(str(path), 0, "a")).features.feature
     data = features["image/encoded"].bytes_list.value[0]
     assert tf.image.extract_jpeg_shape(data).numpy().tolist() == [40, 48, 3]
     expected = tf.io.decode_image(path.read_bytes(), channels=3, expand_animations=False).numpy().astype(float)
-    assert (
-        np.abs(tf.io.decode_jpeg(data).numpy() - expected).mean() < 3
-    )  # colours at half the resolution, as the official writer encodes
+    # the tolerance is for colours at half the resolution, as the official writer encodes them
+    assert np.abs(tf.io.decode_jpeg(data).numpy() - expected).mean() < 3
 
 
-def test_bytes_do_not_depend_on_the_processes_or_on_an_interruption(folder, tmp_path):
+def test_processes_and_an_interruption_do_not_change_the_bytes(folder, tmp_path):
     options = {"train_files": 3, "validation_files": 1}
     shards.write_records(str(folder), str(tmp_path / "one"), processes=1, **options)
     shards.write_records(str(folder), str(tmp_path / "two"), processes=2, **options)
-    whole = contents(tmp_path / "one")
-    assert len(whole) == 6 and contents(tmp_path / "two") == whole
+    expected = contents(tmp_path / "one")
+    assert len(expected) == 6 and contents(tmp_path / "two") == expected
     (tmp_path / "two/train-00001-of-00003").unlink()
-    (tmp_path / "two/.train-00001-of-00003.part").write_bytes(b"of a process that was killed")
-    kept = (tmp_path / "two/train-00000-of-00003").stat().st_mtime_ns
+    leftovers = [tmp_path / f"two/.train-00001-of-00003.{name}" for name in ("abcdefgh/train-00001-of-00003", "part")]
+    leftovers[0].parent.mkdir()
+    for leftover in leftovers:
+        leftover.write_bytes(b"left by a process that was killed")
+    modified = (tmp_path / "two/train-00000-of-00003").stat().st_mtime_ns
     shards.write_records(str(folder), str(tmp_path / "two"), processes=1, **options)
-    assert contents(tmp_path / "two") == whole
-    assert (tmp_path / "two/train-00000-of-00003").stat().st_mtime_ns == kept
+    assert contents(tmp_path / "two") == expected
+    assert (tmp_path / "two/train-00000-of-00003").stat().st_mtime_ns == modified
 
 
-def test_folder_of_other_records_is_not_mixed(folder, tmp_path):
+def test_writing_into_a_folder_of_other_records_is_an_error(folder, tmp_path):
     shards.write_records(str(folder), str(tmp_path / "out"), processes=1)
-    with pytest.raises(ValueError, match="holds records of other pictures or options"):
+    with pytest.raises(ValueError, match="holds records of other images or options"):
         shards.write_records(str(folder), str(tmp_path / "out"), processes=1, seed=1)
     (tmp_path / "out/to_records.json").unlink()
-    with pytest.raises(ValueError, match="holds records that were not made here"):
+    with pytest.raises(ValueError, match="holds records without to_records.json, made by another program"):
         shards.write_records(str(folder), str(tmp_path / "out"), processes=1)
 
 
-def test_no_file_is_empty(folder, tmp_path):
-    with pytest.raises(ValueError, match="train has 18 pictures. Choose fewer `train_files`"):
+def test_too_many_files_are_an_error(folder, tmp_path):
+    with pytest.raises(ValueError, match="train has 18 images. Reduce `train_files`"):
         shards.write_records(str(folder), str(tmp_path / "out"), train_files=10, processes=1)
 
 
 def test_imagenet_gets_its_official_number_of_files():
-    pictures = shards.folders.Pictures([f"{number}.jpg" for number in range(50_000)], [0] * 50_000, ["a"])
-    assert len(shards._plan("validation", pictures, "out", None, 0)) == 128
-    assert -(-1_281_167 // shards.PICTURES_PER_FILE["train"]) == 1024
+    files = shards.ImageFiles([f"{number}.jpg" for number in range(50_000)], [0] * 50_000, ["a"])
+    assert len(shards._plan("validation", files, "out", None, 0)) == 128
+    assert -(-1_281_167 // shards.IMAGES_PER_FILE["train"]) == 1024
 
 
 @pytest.mark.parametrize(
     "damage", [lambda data: data[: len(data) // 2], lambda data: b"GIF89a nothing", lambda data: b""]
 )
-def test_broken_picture_is_named_and_nothing_half_written(tmp_path, damage):
+def test_broken_image_is_named_and_no_incomplete_file_is_left(tmp_path, damage):
     write_folder(tmp_path / "in", ["a", "b"], 10)
     path = tmp_path / "in/b/003.jpg"
     path.write_bytes(damage(path.read_bytes()))
-    with pytest.raises(ValueError, match="in/b/003.jpg holds no sound JPEG, PNG, WebP or BMP"):
+    with pytest.raises(ValueError, match="in/b/003.jpg holds no valid JPEG, PNG, WebP or BMP"):
         shards.write_records(str(tmp_path / "in"), str(tmp_path / "out"), processes=1)
     assert not list((tmp_path / "out").glob("train-*"))
 
 
-def test_script_writes_what_training_reads(folder, tmp_path):
+def test_script_writes_records_that_training_reads(folder, tmp_path):
     command = [sys.executable, str(ROOT / "export/to_records.py"), f"--folder={folder}", f"--output={tmp_path / 'out'}"]
     environment = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"}
     done = subprocess.run([*command, "--processes=1"], capture_output=True, text=True, env=environment)
@@ -139,6 +141,8 @@ def test_script_writes_what_training_reads(folder, tmp_path):
     images, labels = next(data.valid.batch(6).as_numpy_iterator())
     assert labels.tolist() == list(range(6))
     expected = tf.io.decode_jpeg(jpeg(seed=3))[:, 4:44]
-    np.testing.assert_array_equal(images[3][:, :38], expected[:, :38])  # the window's edge has other colour samples
+    np.testing.assert_array_equal(
+        images[3][:, :38], expected[:, :38]
+    )  # at the edge of the window, colours are sampled differently
     done = subprocess.run([*command, "--seed=1"], capture_output=True, text=True, env=environment)
     assert done.returncode == 1 and done.stderr.splitlines()[-1].startswith("to_records.py: ")

@@ -58,12 +58,12 @@ def test_a_file_fills_every_weight(source, file, model):
 
 
 @pytest.mark.parametrize("kind", [str, lambda path: path], ids=["str", "Path"])
-def test_a_builder_takes_the_path_as_weights(tiny, source, file, kind):
+def test_a_builder_accepts_the_path_as_weights(tiny, source, file, kind):
     assert_equal_weights(models.make_model(tiny, classes=10, weights=kind(file)), source)
 
 
 @pytest.mark.parametrize("ending", [".weights.h5", ".keras"])
-def test_weights_in_short_floats_come_back(tiny, set_policy, tmp_path, ending):
+def test_bfloat16_weights_are_restored(tiny, set_policy, tmp_path, ending):
     """Keras writes bfloat16, which HDF5 lacks, as pairs of bytes."""
     set_policy("bfloat16")
     source = fill(models.make_model(tiny, classes=10))
@@ -78,7 +78,7 @@ def test_a_file_holds_each_array_once_by_layer(source, file):
         assert sorted(arrays) == sorted(weight.path for weight in source.weights)
 
 
-def test_a_network_without_its_top_takes_the_rest_of_the_file(tiny, source, file):
+def test_a_network_without_its_top_loads_the_other_layers(tiny, source, file):
     model = models.make_model(tiny, include_top=False, pooling="avg", weights=file)
     assert_equal_weights(model, source)
     assert "predictions" not in [layer.name for layer in model.layers]
@@ -90,27 +90,29 @@ def test_weights_do_not_depend_on_the_rest_of_the_network(tiny, source, file):
     assert_equal_weights(model, source)
 
 
-def test_other_classes_are_an_error_that_says_how_to_mend_it(tiny, file):
+def test_other_classes_raise_an_error_that_says_what_to_do(tiny, file):
     message = r"predictions/kernel is \[320, 7\], the file has \[320, 10\]. .* classes=10, or with in"
     assert_untouched(models.make_model(tiny, classes=7), file, message)
 
 
-def test_a_deeper_variant_is_an_error_that_names_the_missing_layers(tiny, file):
+def test_a_deeper_variant_raises_an_error_that_lists_the_missing_layers(tiny, file):
     model = models.make_model(tiny._replace(depth=1.0), classes=10)
-    assert_untouched(model, file, r"does not fit efficientnet. Missing: \['block2b_bn/beta', .*Is it this variant\?")
+    assert_untouched(
+        model, file, r"does not match efficientnet. Missing: \['block2b_bn/beta', .*Check that the file is"
+    )
 
 
-def test_a_shallower_variant_is_an_error_that_names_the_unused_layers(tiny, file):
+def test_a_shallower_variant_raises_an_error_that_lists_the_unused_layers(tiny, file):
     model = models.make_model(tiny._replace(depth=0.2), classes=10)
-    assert_untouched(model, file, r"Missing: \[\]. Unused: \['block4b_bn/beta', .*Is it this variant\?")
+    assert_untouched(model, file, r"Missing: \[\]. Unused: \['block4b_bn/beta', .*Check that the file is")
 
 
-def test_a_wider_variant_is_an_error_that_shows_both_shapes(tiny, file):
+def test_a_wider_variant_raises_an_error_with_both_shapes(tiny, file):
     model = models.make_model(tiny._replace(width=0.5), classes=10)
-    assert_untouched(model, file, r"stem_conv/kernel is \[3, 3, 3, 16\], the file has \[3, 3, 3, 8\]. Is it this var")
+    assert_untouched(model, file, r"stem_conv/kernel is \[3, 3, 3, 16\], the file has \[3, 3, 3, 8\]. Check that the f")
 
 
-def test_a_file_without_its_top_does_not_fill_a_whole_network(tiny, model, tmp_path):
+def test_a_file_without_its_top_does_not_load_into_a_network_with_a_top(tiny, model, tmp_path):
     models.make_model(tiny, include_top=False).save_weights(tmp_path / "notop.weights.h5")
     assert_untouched(
         model,
@@ -120,46 +122,46 @@ def test_a_file_without_its_top_does_not_fill_a_whole_network(tiny, model, tmp_p
 
 
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.99])
-def test_a_truncated_file_is_an_error_that_says_so(file, model, tmp_path, share):
+def test_a_truncated_file_raises_a_clear_error(file, model, tmp_path, share):
     whole = file.read_bytes()
     path = tmp_path / file.name
     path.write_bytes(whole[: int(len(whole) * share)])
-    assert_untouched(model, path, f"{file.name} is not a whole .weights.h5 or .keras file of Keras 3")
+    assert_untouched(model, path, f"{file.name} is not a complete .weights.h5 or .keras file of Keras 3")
 
 
 @pytest.mark.parametrize("content", [b"", b"not weights at all", b"PK\x03\x04 nor an archive"])
-def test_another_kind_of_file_is_an_error_that_says_so(model, tmp_path, content):
+def test_another_kind_of_file_raises_a_clear_error(model, tmp_path, content):
     path = tmp_path / "notes.txt"
     path.write_bytes(content)
-    assert_untouched(model, path, "notes.txt is not a whole .weights.h5 or .keras file of Keras 3")
+    assert_untouched(model, path, "notes.txt is not a complete .weights.h5 or .keras file of Keras 3")
 
 
-def test_a_damaged_archive_is_an_error_that_says_so(source, model, tmp_path):
+def test_a_damaged_archive_raises_a_clear_error(source, model, tmp_path):
     path = tmp_path / "tiny.keras"
     source.save(path)
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 0xFF
     path.write_bytes(content)
-    assert_untouched(model, path, "tiny.keras is not a whole .weights.h5 or .keras file of Keras 3, nor .*CRC")
+    assert_untouched(model, path, "tiny.keras is not a complete .weights.h5 or .keras file of Keras 3, nor .*CRC")
 
 
 @pytest.mark.parametrize("name", ["optimizer.h5", "layers.h5"])
-def test_an_hdf5_file_of_something_else_is_an_error_that_says_so(model, tmp_path, name):
+def test_an_hdf5_file_without_weights_raises_a_clear_error(model, tmp_path, name):
     with h5py.File(tmp_path / name, "w") as h5:
         h5["layers/dense/vars/0" if name == "layers.h5" else "vars/0"] = np.zeros(3)
-    assert_untouched(model, tmp_path / name, f"{name} is not a whole .weights.h5 or .keras file of Keras 3")
+    assert_untouched(model, tmp_path / name, f"{name} is not a complete .weights.h5 or .keras file of Keras 3")
 
 
-def test_a_folder_is_an_error_that_says_so(model, tmp_path):
+def test_a_folder_without_weights_raises_a_clear_error(model, tmp_path):
     assert_untouched(model, tmp_path, "is a folder without a TensorFlow checkpoint, a run or a keras-hub preset in it")
 
 
-def test_a_file_of_another_network_is_an_error(model, tmp_path):
+def test_a_file_of_another_network_raises_an_error(model, tmp_path):
     other = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2, name="dense")])
     other.save_weights(tmp_path / "other.weights.h5")
     assert_untouched(model, tmp_path / "other.weights.h5", r"Unused: \['dense/bias', 'dense/kernel'\]")
 
 
-def test_a_file_that_is_not_there_is_an_error_that_says_what_is_wanted(tiny):
+def test_a_missing_file_raises_an_error_that_lists_the_valid_kinds(tiny):
     with pytest.raises(FileNotFoundError, match="or .pth file. There is no file 'nowhere.weights.h5'"):
         models.make_model(tiny, weights="nowhere.weights.h5")

@@ -1,4 +1,4 @@
-"""Augmentation: policies, their operations, Mixup, CutMix and random erasing."""
+"""Image augmentation: policies and their operations, Mixup, CutMix and random erasing."""
 
 from keras_efficientnet.augmentation.policies import autoaugment, make_augmentation, randaugment, random_affine
 

@@ -1,6 +1,6 @@
-"""Batches -> batches of mixed images: Mixup and CutMix. The targets are mixed as the images are.
+"""Mixup and CutMix: mix the images of a batch, and their targets in the same shares.
 
-Image i of a batch meets image batch - 1 - i, and each image has its own share, as in the official code
+Image i of a batch is mixed with image batch - 1 - i, and each image has a share of its own, as in the official code
 (github.com/tensorflow/tpu, models/official/efficientnet/imagenet_input.py).
 """
 
@@ -8,30 +8,32 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
+Mix = Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]]  # (images, labels, seed) -> mixed
 
-def targets_of(labels, classes: int, smoothing: float = 0.0):
-    """What cross-entropy compares with.
+
+def targets_of(labels: tf.Tensor, classes: int, smoothing: float = 0.0) -> tf.Tensor:
+    """Returns the targets of cross-entropy.
 
     Args:
-        labels: whole numbers [batch], or targets float32 [batch, classes], which are mixed already.
-        classes: how many.
-        smoothing: share in [0, 1) that is spread over all classes.
+        labels: integer class numbers [batch], or the float32 targets [batch, classes] of mixed images.
+        classes: number of classes.
+        smoothing: share in [0, 1) to spread over all classes.
 
     Returns:
-        float32 [batch, classes], rows of sum 1.
+        float32 [batch, classes]; each row sums to 1.
     """
     targets = tf.one_hot(labels, classes) if labels.shape.rank == 1 else labels
     return targets * (1 - smoothing) + smoothing / classes
 
 
-def mixup(images, targets, seed, *, alpha: float):
+def mixup(images: tf.Tensor, targets: tf.Tensor, seed: tf.Tensor, *, alpha: float) -> tuple[tf.Tensor, tf.Tensor]:
     """Blends each image with another, pixel by pixel.
 
     Args:
         images: float32 [batch, height, width, 3].
         targets: float32 [batch, classes].
         seed: int32 [2]; the same seed gives the same batch.
-        alpha: above 0; the image's own share is the greater of x and 1 - x, x ~ Beta(alpha, alpha), as official.
+        alpha: above 0; each image keeps the share max(x, 1 - x), x ~ Beta(alpha, alpha), as in the official code.
 
     Returns:
         Images and targets of the same shapes.
@@ -43,39 +45,40 @@ def mixup(images, targets, seed, *, alpha: float):
     return _blend(images, share[:, tf.newaxis, tf.newaxis, tf.newaxis]), _blend(targets, share[:, tf.newaxis])
 
 
-def cutmix(images, targets, seed, *, alpha: float):
-    """Puts a box of another image into each one; targets are weighed by the pixels of each.
+def cutmix(images: tf.Tensor, targets: tf.Tensor, seed: tf.Tensor, *, alpha: float) -> tuple[tf.Tensor, tf.Tensor]:
+    """Replaces a box of each image by the same box of another image; the targets follow the number of pixels.
 
     Args:
         images: float32 [batch, height, width, 3].
         targets: float32 [batch, classes].
         seed: int32 [2]; the same seed gives the same batch.
-        alpha: above 0; the box has the area 1 - x, x ~ Beta(alpha, alpha), before the edges of the image cut it off.
+        alpha: above 0; the box has the area 1 - x, x ~ Beta(alpha, alpha), before it is clipped to the image.
 
     Returns:
         Images and targets of the same shapes.
 
     Source: Yun et al. 2019, arxiv.org/abs/1905.04899, and github.com/clovaai/CutMix-PyTorch, `rand_bbox`.
     """
-    share_seed, place_seed = tf.unstack(tf.random.split(seed, 2))
+    share_seed, center_seed = tf.unstack(tf.random.split(seed, 2))
     batch, height, width = tf.unstack(tf.shape(images)[:3])
     side = tf.sqrt(1 - _beta(alpha, (batch,), share_seed))
-    places = tf.unstack(tf.random.stateless_uniform((2, batch), place_seed))
-    down, across = (_interval(length, side, place) for length, place in zip((height, width), places, strict=True))
-    own = ~(down[:, :, tf.newaxis] & across[:, tf.newaxis])
+    centers = tf.unstack(tf.random.stateless_uniform((2, batch), center_seed))
+    rows, columns = (_interval(length, side, center) for length, center in zip((height, width), centers, strict=True))
+    own = ~(rows[:, :, tf.newaxis] & columns[:, tf.newaxis])
     share = tf.reduce_mean(tf.cast(own, tf.float32), axis=(1, 2))
     return tf.where(own[..., tf.newaxis], images, images[::-1]), _blend(targets, share[:, tf.newaxis])
 
 
-def make_mixing(mixup_alpha: float, cutmix_alpha: float, classes: int) -> Callable | None:
-    """A function (images, labels [batch], seed) -> (images, targets [batch, classes]), or None where both are 0.
+def make_mixing(mixup_alpha: float, cutmix_alpha: float, classes: int) -> Mix | None:
+    """Returns a function (images, labels [batch], seed) -> (images, targets [batch, classes]).
 
-    Where both are above 0, one of the two is tossed for each batch, as in timm.
+    If both alphas are above 0, each batch gets Mixup or CutMix with equal chance, as in timm. If both are 0, returns
+    None.
     """
     kinds = [(mixup, mixup_alpha), (cutmix, cutmix_alpha)]
     kinds = [(function, alpha) for function, alpha in kinds if alpha > 0]
 
-    def mix(images, labels, seed):
+    def mix(images: tf.Tensor, labels: tf.Tensor, seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         kind_seed, pixels_seed = tf.unstack(tf.random.split(seed, 2))
         targets = targets_of(labels, classes)
         branches = [
@@ -89,33 +92,38 @@ def make_mixing(mixup_alpha: float, cutmix_alpha: float, classes: int) -> Callab
     return mix if kinds else None
 
 
-def mix_batches(batches: tf.data.Dataset, mix: Callable | None, seed, first: int) -> tf.data.Dataset:
-    """Mixes each batch by its number alone, so that a run which goes on mixes as one that never stopped.
+def mix_batches(batches: tf.data.Dataset, mix: Mix | None, seed: tf.Tensor, first: int) -> tf.data.Dataset:
+    """Mixes each batch. Only the number of the batch decides how, so a resumed run mixes as an uninterrupted one.
 
     Args:
         batches: (images, labels).
-        mix: of `make_mixing`; None leaves the batches as they are.
+        mix: result of `make_mixing`; None leaves the batches unchanged.
         seed: int32 [2].
         first: number of the first batch, counted from the start of the run.
 
     Raises:
-        ValueError: a batch has one image, which could only be mixed with itself.
+        ValueError: a batch has only one image.
     """
     if mix is None:
         return batches
     if batches.element_spec[0].shape[0] == 1:
-        raise ValueError("Mixup and CutMix need 2 images at least on each replica. Raise `train_batch_size`.")
-    return batches.enumerate(first).map(
-        lambda number, batch: mix(*batch, tf.random.fold_in(seed, number)), num_parallel_calls=tf.data.AUTOTUNE
-    )
+        raise ValueError(
+            "Mixup and CutMix need at least 2 images on each replica. Received: 1. Raise `train_batch_size`."
+        )
+
+    def mix_batch(number: tf.Tensor, batch: tuple[tf.Tensor, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
+        images, labels = batch
+        return mix(images, labels, tf.random.fold_in(seed, number))
+
+    return batches.enumerate(first).map(mix_batch, num_parallel_calls=tf.data.AUTOTUNE)
 
 
-def _blend(values, share):
+def _blend(values: tf.Tensor, share: tf.Tensor) -> tf.Tensor:
     return values * share + values[::-1] * (1 - share)
 
 
-def _beta(alpha, shape, seed):
-    """Beta(alpha, alpha), from the logarithms of gamma variates, which small alphas would round to 0 / 0."""
+def _beta(alpha: float, shape: tuple, seed: tf.Tensor) -> tf.Tensor:
+    """Draws from Beta(alpha, alpha) by logarithms of gamma variates: for a small alpha the variates round to 0."""
     gamma_seed, power_seed = tf.unstack(tf.random.split(seed, 2))
     gammas = tf.random.stateless_gamma((2, *shape), gamma_seed, alpha + 1)
     powers = tf.math.log(1 - tf.random.stateless_uniform((2, *shape), power_seed)) / alpha
@@ -123,9 +131,9 @@ def _beta(alpha, shape, seed):
     return tf.sigmoid(first - second)
 
 
-def _interval(length, share, place):
-    """Which of `length` pixels lie in an interval of that share about that place: bool [batch, length]."""
+def _interval(length: tf.Tensor, share: tf.Tensor, center: tf.Tensor) -> tf.Tensor:
+    """Returns which of `length` pixels lie in an interval; share and center are fractions: bool [batch, length]."""
     extent, pixels = tf.cast(length, tf.float32), tf.range(length)
     half = tf.cast(extent * share, tf.int32) // 2
-    centre = tf.cast(extent * place, tf.int32)
-    return (pixels >= (centre - half)[:, tf.newaxis]) & (pixels < (centre + half)[:, tf.newaxis])
+    middle = tf.cast(extent * center, tf.int32)
+    return (pixels >= (middle - half)[:, tf.newaxis]) & (pixels < (middle + half)[:, tf.newaxis])

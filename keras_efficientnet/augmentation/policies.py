@@ -1,21 +1,26 @@
-"""Pixels -> other pixels: policies that choose among operations, by the seed that they are given."""
+"""Augmentation policies: choose operations and their strength by a seed."""
 
 import functools
 import math
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import tensorflow as tf
 
 from keras_efficientnet.augmentation.erasing import random_erasing
 from keras_efficientnet.augmentation.operations import OPS, apply_op
 
-TURN = math.radians(8.6)  # largest angle
-SCALE = 0.1  # largest change of size, as a share
-SHEAR = 0.1  # largest
-SHIFT = 0.05  # largest, as a share of the side
+Augmentation = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]  # (image, seed) -> image of the same shape and type
+
+# largest values of `random_affine`
+ANGLE = math.radians(8.6)
+SCALE = 0.1  # relative change of the size
+SHEAR = 0.1
+SHIFT = 0.05  # share of the side
 
 
-def random_affine(image, seed):
-    """Turns, scales, shears and shifts a little about the centre; what enters from outside is black.
+def random_affine(image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+    """Rotates, scales, shears and shifts an image slightly about its centre. Pixels from outside are black.
 
     Args:
         image: float32 [height, width, 3].
@@ -24,9 +29,9 @@ def random_affine(image, seed):
     Returns:
         float32 [height, width, 3], bilinear.
     """
-    turn, scale, shear, down, right = tf.unstack(tf.random.stateless_uniform((5,), seed, -1.0, 1.0))
+    rotation, scale, shear, down, right = tf.unstack(tf.random.stateless_uniform((5,), seed, -1.0, 1.0))
     height, width = image.shape[:2]
-    angle = TURN * turn
+    angle = ANGLE * rotation
     zoom = 1.0 / (1.0 + SCALE * scale)
     matrix = zoom * tf.stack(
         [
@@ -39,8 +44,8 @@ def random_affine(image, seed):
     return transform(image, matrix, centre - tf.linalg.matvec(matrix, centre + shift))
 
 
-def transform(image, matrix, offset):
-    """The image whose pixel (x, y) is the old one's at `matrix` (x, y) + `offset`; bilinear, black outside.
+def transform(image: tf.Tensor, matrix: tf.Tensor, offset: tf.Tensor) -> tf.Tensor:
+    """Moves to (x, y) the pixel at `matrix` (x, y) + `offset`: bilinear, black outside the image.
 
     Args:
         image: float32 [height, width, 3].
@@ -61,14 +66,11 @@ def transform(image, matrix, offset):
     return tf.ensure_shape(moved[0], image.shape)
 
 
-AUTOAUGMENT_MOST = {
-    "TranslateX": 250,
-    "TranslateY": 250,
-    "Cutout": 100,
-}  # pixels at level 10, whatever the image's size
-RANDAUGMENT_MOST = {"TranslateX": 100, "TranslateY": 100, "Cutout": 40}
+# pixels at level 10, independent of the size of the image
+AUTOAUGMENT_LARGEST = {"TranslateX": 250, "TranslateY": 250, "Cutout": 100}
+RANDAUGMENT_LARGEST = {"TranslateX": 100, "TranslateY": 100, "Cutout": 40}
 
-# Cubuk et al. 2018, arxiv.org/abs/1805.09501: the policy found on ImageNet, the official "v0". Operation, chance, level
+# Cubuk et al. 2018, arxiv.org/abs/1805.09501: policy found on ImageNet, the official "v0": operation, chance, level
 # fmt: off
 POLICY_V0 = (
     (("Equalize", 0.8, 1), ("ShearY", 0.8, 4)),
@@ -100,66 +102,69 @@ POLICY_V0 = (
 # fmt: on
 
 
-def autoaugment(image, seed, *, official: bool = False):
-    """AutoAugment: one of the policy's 25 pairs of operations, each of which is applied by its chance.
+def autoaugment(image: tf.Tensor, seed: tf.Tensor, *, official: bool = False) -> tf.Tensor:
+    """Draws one of the 25 pairs of AutoAugment and applies each of its operations with its chance.
 
     Args:
         image: uint8 [height, width, 3].
         seed: int32 [2]; the same seed gives the same image.
-        official: the version of the published checkpoints, not Pillow's.
+        official: whether to use the operations of the published checkpoints instead of Pillow's.
 
     Returns:
         uint8 [height, width, 3].
     """
     draws = tf.random.stateless_uniform((9,), seed)
     index = tf.cast(len(POLICY_V0) * draws[0], tf.int32)
-    for place, own in enumerate((draws[1:5], draws[5:])):
-        kinds = sorted({(pair[place][0], pair[place][2]) for pair in POLICY_V0})
+    for step, step_draws in enumerate((draws[1:5], draws[5:])):
+        kinds = sorted({(pair[step][0], pair[step][2]) for pair in POLICY_V0})
         branches = [
-            functools.partial(_apply, name=name, level=level, most=AUTOAUGMENT_MOST, official=official)
+            functools.partial(_apply, name=name, level=level, largest=AUTOAUGMENT_LARGEST, official=official)
             for name, level in kinds
         ]
-        numbers = tf.constant([kinds.index((pair[place][0], pair[place][2])) for pair in POLICY_V0])
-        applies = own[0] < tf.gather(tf.constant([pair[place][1] for pair in POLICY_V0]), index)
+        numbers = tf.constant([kinds.index((pair[step][0], pair[step][2])) for pair in POLICY_V0])
+        applies = step_draws[0] < tf.gather(tf.constant([pair[step][1] for pair in POLICY_V0]), index)
         number = tf.where(applies, tf.gather(numbers, index), len(kinds))
-        image = _choose(number, [*branches, _leave], image, own[1:])
+        image = _choose(number, [*branches, _leave], image, step_draws[1:])
     return image
 
 
-def randaugment(image, seed, *, num_layers: int = 2, magnitude: float = 10, official: bool = False):
-    """RandAugment, arxiv.org/abs/1909.13719: `num_layers` operations, drawn from all sixteen, at level `magnitude`.
+def randaugment(
+    image: tf.Tensor, seed: tf.Tensor, *, num_layers: int = 2, magnitude: float = 10, official: bool = False
+) -> tf.Tensor:
+    """Applies `num_layers` random operations at level `magnitude`: RandAugment, arxiv.org/abs/1909.13719.
 
     Args:
         image: uint8 [height, width, 3].
         seed: int32 [2]; the same seed gives the same image.
-        num_layers: operations an image.
-        magnitude: their level, 0 to 10, and beyond: the official recipe has 17 for B5, and 28 for B7 and B8.
-        official: the version of the published checkpoints, not Pillow's.
+        num_layers: number of operations per image.
+        magnitude: level of the operations, 0 to 10 or more: the official recipe has 17 for B5, and 28 for B7 and B8.
+        official: whether to use the operations of the published checkpoints instead of Pillow's.
 
     Returns:
         uint8 [height, width, 3].
     """
     branches = [
-        functools.partial(_apply, name=name, level=magnitude, most=RANDAUGMENT_MOST, official=official) for name in OPS
+        functools.partial(_apply, name=name, level=magnitude, largest=RANDAUGMENT_LARGEST, official=official)
+        for name in OPS
     ]
     for draws in tf.unstack(tf.random.stateless_uniform((num_layers, 4), seed)):
         image = _choose(tf.cast(len(OPS) * draws[0], tf.int32), branches, image, draws[1:])
     return image
 
 
-def _apply(image, draws, *, name, level, **options):
+def _apply(image: tf.Tensor, draws: tf.Tensor, *, name: str, level: float, **options: Any) -> tf.Tensor:
     return apply_op(image, name, level, draws, **options)
 
 
-def _leave(image, draws):
+def _leave(image: tf.Tensor, draws: tf.Tensor) -> tf.Tensor:
     return image
 
 
-def _choose(number, branches, image, draws):
-    """What branch `number` makes of the image and the draws.
+def _choose(number: tf.Tensor, branches: Sequence[Callable], image: tf.Tensor, draws: tf.Tensor) -> tf.Tensor:
+    """Returns the result of branch `number` for the image and the draws.
 
-    tf.switch_case does the same, but in a pipeline it visits every node of every branch: with AutoAugment's 50 branches
-    that took longer than the operations. Here only the branch that is taken costs time.
+    `tf.switch_case` visits every node of every branch in a pipeline, which took longer than the operations with the 50
+    branches of AutoAugment. StatelessCase runs only the chosen branch.
     """
     if tf.executing_eagerly():
         return branches[int(number)](image, draws)
@@ -172,34 +177,41 @@ def _choose(number, branches, image, draws):
 
 def make_augmentation(
     name: str | None, *, num_layers: int = 2, magnitude: float = 10, official: bool = False, erasing: float = 0.0
-):
-    """The augmentation called so, as a function (float32 [height, width, 3] from 0 to 255, seed) -> the same, or None.
+) -> Augmentation | None:
+    """Returns the augmentation `name` as a function, or None if there is nothing to do.
+
+    The function maps (image, seed) to an image: float32 [height, width, 3] from 0 to 255, and a seed int32 [2].
 
     Args:
-        name: None, "affine", "autoaugment" or "randaugment".
-        num_layers: of RandAugment.
-        magnitude: of RandAugment.
-        official: the version of the published checkpoints, not Pillow's.
-        erasing: chance in [0, 1] of random erasing, which comes after the other.
+        name: "affine", "autoaugment", "randaugment" or None.
+        num_layers: number of operations of RandAugment.
+        magnitude: level of the operations of RandAugment.
+        official: whether to use the operations of the published checkpoints instead of Pillow's.
+        erasing: chance in [0, 1] of random erasing, which follows the named augmentation.
+
+    Example:
+        >>> augment = make_augmentation("randaugment", magnitude=5)
+        >>> augment(tf.zeros((32, 32, 3)), tf.constant([0, 1])).shape
+        TensorShape([32, 32, 3])
     """
     policies = {
         "autoaugment": functools.partial(autoaugment, official=official),
         "randaugment": functools.partial(randaugment, num_layers=num_layers, magnitude=magnitude, official=official),
     }
-    augment = random_affine if name == "affine" else _in_floats(policies[name]) if name else None
-    return _then_erased(augment, erasing) if erasing else augment
+    augment = random_affine if name == "affine" else _on_floats(policies[name]) if name else None
+    return _with_erasing(augment, erasing) if erasing else augment
 
 
-def _in_floats(policy):
-    def augment(image, seed):
+def _on_floats(policy: Augmentation) -> Augmentation:
+    def augment(image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         levels = tf.cast(tf.clip_by_value(image, 0, 255), tf.uint8)
         return tf.ensure_shape(tf.cast(policy(levels, seed), tf.float32), image.shape)
 
     return augment
 
 
-def _then_erased(augment, chance):
-    def augment_and_erase(image, seed):
+def _with_erasing(augment: Augmentation | None, chance: float) -> Augmentation:
+    def augment_and_erase(image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         changed = augment(image, seed) if augment else image
         return random_erasing(changed, tf.random.fold_in(seed, 1), chance)
 

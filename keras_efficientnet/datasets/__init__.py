@@ -1,4 +1,4 @@
-"""Data sets: the embedded sample, TFRecords, class folders and TensorFlow Datasets as `tf.data`."""
+"""Datasets as `tf.data`: the embedded sample, TFRecords, class folders and TensorFlow Datasets."""
 
 from keras_efficientnet.datasets.factory import Data, make_datasets
 

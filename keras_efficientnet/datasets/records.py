@@ -1,4 +1,4 @@
-"""TFRecords in the official ImageNet layout: train-00000-of-01024, ..., labels from 1.
+"""Reads TFRecords in the official ImageNet layout: train-00000-of-01024, ..., labels from 1.
 
 Source: github.com/tensorflow/tpu, models/official/efficientnet/imagenet_input.py; tools/datasets/imagenet_to_gcs.py.
 """
@@ -6,65 +6,67 @@ Source: github.com/tensorflow/tpu, models/official/efficientnet/imagenet_input.p
 import functools
 import os
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import tensorflow as tf
 
-from keras_efficientnet.datasets.sources import Source, shuffle
+from keras_efficientnet.config import TrainConfig
+from keras_efficientnet.datasets.sources import Seed, Source, shuffle
 
 FEATURES = {
     "image/encoded": tf.io.FixedLenFeature((), tf.string),
     "image/class/label": tf.io.FixedLenFeature((), tf.int64),
 }
-FIRST_LABEL = 1  # in the records; 0 is the background
-WITH_BACKGROUND = 1001  # classes with which the official code keeps the labels as they are
-OFFICIAL_IMAGES = {("train", 1024): 1_281_167, ("validation", 128): 50_000}  # of ImageNet, by number of files
+FIRST_LABEL = 1  # in the files; 0 is the background
+WITH_BACKGROUND = 1001  # with this number of classes the official code keeps the labels unchanged
+OFFICIAL_IMAGES = {("train", 1024): 1_281_167, ("validation", 128): 50_000}  # ImageNet, by number of files
 SHUFFLE_BUFFER = 1024  # records
 FILES_AT_ONCE = 64
 RECORDS_AT_ONCE = 16
-READ_BUFFERS = {False: 256 << 10, True: 8 << 20}  # bytes, of files on this machine and of others
-RECORD_HEADER, RECORD_FOOTER = struct.Struct("<QI"), 4  # length, its checksum; checksum of the record
+READ_BUFFERS = {False: 256 << 10, True: 8 << 20}  # bytes, by whether the files are remote
+RECORD_HEADER, RECORD_FOOTER = struct.Struct("<QI"), 4  # length and its checksum; bytes of the record's checksum
 STAT_THREADS = 32
+LABEL_FILE = "labels.txt"  # class names, one per line, beside the records
 
 
 def find_files(folder: str, split: str) -> list[str]:
-    """The files of a split, sorted. Raises FileNotFoundError where there are none."""
+    """Returns the files of a split, sorted. Raises FileNotFoundError if there are none."""
     files = sorted(tf.io.gfile.glob(os.path.join(folder, f"{split}-*")))
     if not files:
         raise FileNotFoundError(
-            f"No files {split}-* in {folder!r}. `data_dir` must be a folder of TFRecords called "
-            "train-00000-of-01024, ..., validation-00000-of-00128, ... (any number of them); for a folder of class "
-            "folders say `dataset=folder`."
+            f"No files {split}-* in {folder!r}. `data_dir` must be a folder of TFRecords named "
+            "train-00000-of-01024, ..., validation-00000-of-00128, ... (any number of them). For a folder of class "
+            "folders, set `dataset=folder`."
         )
     return files
 
 
-def find_splits(folder: str, config) -> tuple[list[str], list[str]]:
-    """The files to train on and those to evaluate on; a list is empty where `config.mode` does not need it.
+def find_splits(folder: str, config: TrainConfig) -> tuple[list[str], list[str]]:
+    """Returns the files to train on and the files to evaluate on; a list is empty if `config.mode` does not need it.
 
-    With `holdout_shards` so many training files, the first, are never trained on. They are what is evaluated, but for
-    an `eval_name` with "test" in it, which means the validation files.
+    The first `holdout_shards` training files are never trained on. They are the files to evaluate on, unless
+    `eval_name` contains "test", which selects the validation files.
 
     Raises:
-        FileNotFoundError: there are none.
+        FileNotFoundError: there are no such files.
         ValueError: all training files would be held out.
     """
-    held = config.holdout_shards or 0
-    minival = held > 0 and "test" not in (config.eval_name or "")
-    train = find_files(folder, "train") if config.mode != "eval" or minival else []
-    if held and train and held >= len(train):
-        raise ValueError(f"`holdout_shards` must be below the {len(train)} training files. Received: {held}")
+    held_out = config.holdout_shards or 0
+    evaluates_held_out = held_out > 0 and "test" not in (config.eval_name or "")
+    train = find_files(folder, "train") if config.mode != "eval" or evaluates_held_out else []
+    if held_out and train and held_out >= len(train):
+        raise ValueError(f"`holdout_shards` must be below the {len(train)} training files. Received: {held_out}")
     if config.mode == "train":
         valid = []
     else:
-        valid = train[:held] if minival else find_files(folder, "validation")
-    return (train[held:] if config.mode != "eval" else []), valid
+        valid = train[:held_out] if evaluates_held_out else find_files(folder, "validation")
+    return (train[held_out:] if config.mode != "eval" else []), valid
 
 
 def class_names(folder: str, classes: int | None) -> tuple[str, ...] | None:
-    """The lines of labels.txt, if it is there; with the background before them where 1001 `classes` are wanted."""
-    path = os.path.join(folder, "labels.txt")
+    """Returns the lines of the label file, or None if there is none; 1001 `classes` add the name of the background."""
+    path = os.path.join(folder, LABEL_FILE)
     if not tf.io.gfile.exists(path):
         return None
     with tf.io.gfile.GFile(path) as file:
@@ -73,10 +75,10 @@ def class_names(folder: str, classes: int | None) -> tuple[str, ...] | None:
 
 
 def count_images(split: str, files: Sequence[str], classes: int) -> int:
-    """The records of the files, which are read from header to header; of ImageNet's 1000 classes the number is known.
+    """Counts the records by reading their headers. The numbers of ImageNet's official files are known.
 
     Raises:
-        ValueError: a file ends within a record, or there is no record at all.
+        ValueError: a file is cut off, or there are no records.
     """
     if not files:
         return 0
@@ -84,7 +86,7 @@ def count_images(split: str, files: Sequence[str], classes: int) -> int:
     with ThreadPoolExecutor(STAT_THREADS) as threads:
         images = official or sum(threads.map(_count_records, files))
     if not images:
-        raise ValueError(f"The files {files[0]}, ... hold no record. Make or copy them again.")
+        raise ValueError(f"The files {files[0]}, ... hold no records. Write or copy them again.")
     return images
 
 
@@ -99,21 +101,21 @@ def _count_records(path: str) -> int:
                 position += RECORD_HEADER.size + RECORD_HEADER.unpack(header)[0] + RECORD_FOOTER
             if len(header) < RECORD_HEADER.size or position > size:
                 raise ValueError(
-                    f"{path} is cut off, or no TFRecord file: it ends at byte {size}, within record {records} "
-                    "(counted from 0). Make or copy it again."
+                    f"{path} is cut off, or is not a TFRecord file: it ends at byte {size}, within record {records} "
+                    "(counted from 0). Write or copy it again."
                 )
             records += 1
     return records
 
 
 def open_records(files: Sequence[str], classes: int, images: int) -> Source:
-    """The records of some files, a file after the other, or in an order of files and records that a seed decides."""
+    """Returns the records of some files as a source. A seed shuffles the files, and the records in a buffer."""
     with ThreadPoolExecutor(STAT_THREADS) as threads:
         sizes = list(threads.map(lambda path: tf.io.gfile.stat(path).length, files))
     first_label = 0 if classes == WITH_BACKGROUND else FIRST_LABEL
     buffer = READ_BUFFERS["://" in files[0]]
 
-    def items(read, seed):
+    def items(read: Callable, seed: Seed) -> tf.data.Dataset:
         pairs = tf.data.Dataset.from_tensor_slices((list(files), tf.constant(sizes, tf.int64)))
         if seed is None:
             return pairs.flat_map(read)
@@ -121,47 +123,48 @@ def open_records(files: Sequence[str], classes: int, images: int) -> Source:
         shuffled = tf.data.Dataset.from_tensor_slices(
             (tf.gather(tf.constant(files), order), tf.gather(tf.constant(sizes, tf.int64), order))
         )
-        together = shuffled.interleave(
+        interleaved = shuffled.interleave(
             read, cycle_length=FILES_AT_ONCE, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
         )
-        return shuffle(together, SHUFFLE_BUFFER, seed)
+        return shuffle(interleaved, SHUFFLE_BUFFER, seed)
 
     return Source(
-        images,
-        functools.partial(items, functools.partial(_records, buffer)),
-        lambda record: parse(record, first_label),
-        functools.partial(items, functools.partial(_named_records, buffer)),
-        first_label,
-        lambda record: record == "",
-        fault,
+        images=images,
+        classes=classes,
+        items=functools.partial(items, functools.partial(_records, buffer)),
+        load=lambda record: parse(record, first_label),
+        named=functools.partial(items, functools.partial(_named_records, buffer)),
+        first_label=first_label,
+        is_damage=lambda record: record == "",
+        fault=fault,
     )
 
 
-def fault(record):
-    """What is wrong with a record that cannot be parsed, in words."""
-    damaged = "cannot be read: the file is cut off or has a wrong checksum here, and what follows in it is lost"
-    return tf.where(record == "", damaged, "is no tf.train.Example with image/encoded and image/class/label")
+def fault(record: tf.Tensor) -> tf.Tensor:
+    """Returns why a record cannot be parsed."""
+    damaged = "cannot be read: the file is cut off or has a wrong checksum here, and all records after it are lost"
+    return tf.where(record == "", damaged, "is not a tf.train.Example with image/encoded and image/class/label")
 
 
-def parse(record, first_label: int = FIRST_LABEL):
-    """(bytes of the picture, label from 0, of any value) of one record."""
+def parse(record: tf.Tensor, first_label: int = FIRST_LABEL) -> tuple[tf.Tensor, tf.Tensor]:
+    """Returns (encoded image, label from 0) of a record. The label is not checked."""
     features = tf.io.parse_single_example(record, FEATURES)
     return features["image/encoded"], features["image/class/label"] - first_label
 
 
-def _records(buffer, path, size):
-    """The records of a file. An empty file, whose copying failed, has an empty record, which cannot be parsed."""
+def _records(buffer: int, path: tf.Tensor, size: tf.Tensor) -> tf.data.Dataset:
+    """Returns the records of a file. An empty file, left by a failed copy, gives an empty record, which is invalid."""
     records = tf.data.TFRecordDataset(path, buffer_size=buffer)
     return records.concatenate(tf.data.Dataset.from_tensors("").take(tf.cast(size == 0, tf.int64)))
 
 
-def _named_records(buffer, path, size):
-    """(name, record) of each record, and an empty record where the file cannot be read on.
+def _named_records(buffer: int, path: tf.Tensor, size: tf.Tensor) -> tf.data.Dataset:
+    """Returns (name, record) of each record, and an empty record where the rest of the file cannot be read.
 
-    TensorFlow's error does not name the file; what was read without it must come to the file's size in bytes.
+    TensorFlow's error does not name the file, so errors are ignored, and damage is found by the number of bytes read.
     """
 
-    def number_them(state, records):
+    def name_records(state: tuple, records: tf.Tensor) -> tuple:
         number, position = state
         lengths = tf.cast(tf.strings.length(records), tf.int64)
         position += tf.reduce_sum(lengths + RECORD_HEADER.size + RECORD_FOOTER)
@@ -171,7 +174,7 @@ def _named_records(buffer, path, size):
         names = tf.strings.join([path, ", record ", tf.strings.as_string(numbers), " (counted from 0)"])
         return (number + tf.size(lengths, tf.int64), position), (names, records)
 
-    # some at a time, as a function call for each would cost more than the reading; none mark the end
+    # batches: one function call per record would cost more than reading it; an empty batch marks the end
     records = tf.data.TFRecordDataset(path, buffer_size=buffer).ignore_errors().batch(RECORDS_AT_ONCE)
     marked = records.concatenate(tf.data.Dataset.from_tensors(tf.fill([0], "")))
-    return marked.scan((tf.constant(0, tf.int64), tf.constant(0, tf.int64)), number_them).unbatch()
+    return marked.scan((tf.constant(0, tf.int64), tf.constant(0, tf.int64)), name_records).unbatch()

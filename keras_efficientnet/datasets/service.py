@@ -1,4 +1,4 @@
-"""tf.data service: other machines decode and augment, and the images and their order stay those of one machine."""
+"""Decodes and augments on other machines by tf.data service. Images and their order stay those of one machine."""
 
 from collections.abc import Callable
 
@@ -8,24 +8,24 @@ import tensorflow as tf
 def serve(
     share: Callable[[int, int], tf.data.Dataset], addresses: str | None, batch: int, shard_index: int, shard_count: int
 ) -> tf.data.Dataset:
-    """The examples of a worker, made here or by services.
+    """Returns the examples of a worker, made on this machine or by services.
 
     Args:
-        share: (index, count) -> the examples in slice `index` of each global batch, cut into `count`.
-        addresses: of services with one worker each, grpc://host:port, comma-separated; None to make them here. Each
-            makes its slice of every batch.
+        share: (index, count) -> the examples of slice `index` if each global batch is cut into `count` slices.
+        addresses: services with one worker each, grpc://host:port, comma-separated; None makes the examples here. Each
+            service makes one slice of every batch.
         batch: images of a global batch.
-        shard_index: which of the workers this is, from 0.
-        shard_count: workers.
+        shard_index: number of this worker, from 0.
+        shard_count: number of workers.
 
     Raises:
-        ValueError: a batch does not divide by the readers.
+        ValueError: the batch is not a multiple of the number of readers.
     """
     if not addresses:
         return share(shard_index, shard_count)
     services = addresses.split(",")
     readers = shard_count * len(services)
-    parts = [share(shard_index * len(services) + place, readers) for place in range(len(services))]
+    parts = [share(shard_index * len(services) + number, readers) for number in range(len(services))]
     slice_images = batch // readers
     served = [
         part.batch(slice_images, drop_remainder=True).apply(

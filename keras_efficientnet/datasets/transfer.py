@@ -1,6 +1,7 @@
-"""The eight data sets to which the paper transfers: what they are made of, checked against what is there.
+"""The eight datasets of the paper's transfer experiments, to check that a loaded dataset is the same.
 
-Source: Tan & Le 2019, arxiv.org/abs/1905.11946, table 6. It gives Oxford-IIIT Pets 3,369 test images; there are 3,669.
+Source: Tan & Le 2019, arxiv.org/abs/1905.11946, table 6. It states 3,369 test images for Oxford-IIIT Pets; there are
+3,669.
 """
 
 from collections.abc import Sequence
@@ -8,13 +9,11 @@ from typing import NamedTuple
 
 
 class TransferSet(NamedTuple):
-    """One of them."""
-
     title: str
     train_images: int
     test_images: int
     classes: int
-    splits: tuple[str, str] | None  # in TensorFlow Datasets; None: it is not there, and comes in a folder
+    splits: tuple[str, str] | None  # in TensorFlow Datasets; None: not available there, read from a folder
 
 
 # fmt: off
@@ -33,15 +32,15 @@ TRANSFER = {
 
 
 def check_transfer(name: str, classes: int, images: Sequence[int]) -> None:
-    """Compares a data set with the paper's.
+    """Raises an error if a dataset of the paper has other classes or another number of images.
 
     Args:
-        name: as in TRANSFER; another is not checked.
-        classes: that there are.
-        images: to train on and to test on; 0 where they are not read.
+        name: of the dataset; names outside TRANSFER are not checked.
+        classes: number of classes found.
+        images: number of training and test images found; 0 if a split was not read.
 
     Raises:
-        ValueError: other classes, or another number of images.
+        ValueError: the numbers do not match the paper.
     """
     if name not in TRANSFER:
         return
@@ -49,7 +48,7 @@ def check_transfer(name: str, classes: int, images: Sequence[int]) -> None:
     expected, found = (row.classes, row.train_images, row.test_images), (classes, *images)
     if any(have and have != want for have, want in zip(found, expected, strict=True)):
         raise ValueError(
-            f"{row.title} has {row.classes} classes, {row.train_images:,} images to train and {row.test_images:,} to "
-            f"test on. Received: {classes}, {images[0]:,} and {images[1]:,}. For a part of it say `dataset=folder` or "
-            "`dataset=records`."
+            f"{row.title} has {row.classes} classes, {row.train_images:,} training images and {row.test_images:,} test "
+            f"images. Received: {classes}, {images[0]:,} and {images[1]:,}. To use a part of it, set `dataset=folder` "
+            "or `dataset=records`."
         )

@@ -1,4 +1,4 @@
-"""Scores, reports and predictions of a classifier."""
+"""Evaluation of a classifier: scores, reports and predictions."""
 
 from keras_efficientnet.evaluation.metrics import (
     Outcomes,

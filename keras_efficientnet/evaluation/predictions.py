@@ -1,4 +1,4 @@
-"""Image files and a classifier -> for each file the likeliest classes."""
+"""Predicts the likeliest classes of image files."""
 
 import glob
 import os
@@ -9,41 +9,42 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from keras_efficientnet.preprocessing import PICTURE_ENDINGS
+from keras_efficientnet.preprocessing import IMAGE_SUFFIXES
 
 
 class Prediction(NamedTuple):
-    """What a classifier makes of a file, or why it could not be read."""
+    """Predicted classes of a file, or why it could not be read."""
 
     file: str
-    top: tuple[tuple[str, float], ...] = ()  # (name of the class, probability), the likeliest first
+    top: tuple[tuple[str, float], ...] = ()  # (class name, probability), the likeliest first
     fault: str | None = None
 
 
-def find_images(places: str) -> list[str]:
-    """The files of a list of files, folders and patterns, separated by commas, each file once.
+def find_images(paths: str) -> list[str]:
+    """Returns the files that a list of files, folders and patterns names, without duplicates.
 
-    Of a folder its pictures, sorted, by their endings; `**` in a pattern stands for any folders.
+    Args:
+        paths: separated by commas. A folder stands for its image files, sorted; `**` in a pattern matches any folders.
 
     Raises:
-        FileNotFoundError: a file is not there, or a folder or pattern has no image.
+        FileNotFoundError: a file does not exist, or a folder or pattern has no image files.
     """
     files = []
-    for place in filter(None, map(str.strip, places.split(","))):
-        found = _find(place)
+    for path in filter(None, map(str.strip, paths.split(","))):
+        found = _find(path)
         if not found:
             raise FileNotFoundError(
-                f"No image files at {place!r}. `images` must be image files, folders of them "
-                f"({', '.join(PICTURE_ENDINGS)}) or patterns as dir/*.jpg, separated by commas."
+                f"No image files at {path!r}. `images` must be image files, folders of them "
+                f"({', '.join(IMAGE_SUFFIXES)}) or patterns like dir/*.jpg, separated by commas."
             )
         files += found
     return list(dict.fromkeys(files))
 
 
-def _find(place):
-    if os.path.isdir(place):
-        return sorted(str(path) for path in Path(place).iterdir() if path.suffix.lower() in PICTURE_ENDINGS)
-    return [place] if os.path.isfile(place) else sorted(filter(os.path.isfile, glob.glob(place, recursive=True)))
+def _find(path: str) -> list[str]:
+    if os.path.isdir(path):
+        return sorted(str(file) for file in Path(path).iterdir() if file.suffix.lower() in IMAGE_SUFFIXES)
+    return [path] if os.path.isfile(path) else sorted(filter(os.path.isfile, glob.glob(path, recursive=True)))
 
 
 def predict_files(
@@ -55,15 +56,15 @@ def predict_files(
     top: int = 5,
     batch: int = 64,
 ) -> Iterator[Prediction]:
-    """Names the likeliest classes of each file, in the order of the files.
+    """Yields the prediction of each file, in the order of the files.
 
     Args:
         files: paths.
-        read: bytes of a picture -> pixels, float32 [height, width, channels].
+        read: encoded image -> pixels, float32 [height, width, channels].
         classify: pixels [n, height, width, channels] -> probabilities [n, classes].
-        class_names: one for each class.
-        top: classes to name.
-        batch: images a call of `classify`, at most.
+        class_names: one per class.
+        top: number of classes to name.
+        batch: maximum number of images per call of `classify`.
     """
     for start in range(0, len(files), batch):
         part = files[start : start + batch]
@@ -77,16 +78,16 @@ def predict_files(
                 yield Prediction(file, _likeliest(next(rows), class_names, top))
 
 
-def _likeliest(probabilities, class_names, top):
+def _likeliest(probabilities: np.ndarray, class_names: Sequence[str], top: int) -> tuple[tuple[str, float], ...]:
     order = np.argsort(-probabilities, kind="stable")[:top]
     return tuple((class_names[index], float(probabilities[index])) for index in order)
 
 
-def _read(file, read):
-    """The pixels of a file, or what is wrong with it."""
+def _read(file: str, read: Callable[[bytes], tf.Tensor]) -> tf.Tensor | str:
+    """Returns the pixels of a file, or why it could not be read."""
     try:
         return read(Path(file).read_bytes())
-    except tf.errors.OpError:  # TensorFlow's words are of its operations
-        return "is no whole BMP, GIF, JPEG, PNG or WebP picture"
+    except tf.errors.OpError:  # TensorFlow's message is about its operations
+        return "cannot be decoded as BMP, GIF, JPEG, PNG or WebP"
     except OSError as error:
         return f"cannot be read: {error.strerror}"

@@ -1,9 +1,10 @@
-"""What an evaluation found, as tables and pictures: the classes, what they are taken for, how sure the network is."""
+"""Writes an evaluation as tables and figures: accuracy per class, confusions, calibration."""
 
 import csv
 import io
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.colors import PowerNorm
@@ -12,40 +13,41 @@ from matplotlib.figure import Figure
 from keras_efficientnet.evaluation.metrics import CALIBRATION_BINS, Outcomes, calibration, confusion_matrix, score
 from keras_efficientnet.files import save_figure, write_text
 
-MOST_CONFUSED = 100  # pairs of classes in confusions.csv, at most
-MOST_NUMBERED = 40  # classes whose confusion matrix is drawn with names and numbers
+MAX_CONFUSIONS = 100  # pairs of classes in confusions.csv
+MAX_NUMBERED = 40  # classes up to which the confusion matrix is drawn with names and numbers
 
 
 def write_reports(folder: Path, outcomes: Outcomes, class_names: Sequence[str]) -> None:
-    """Writes an evaluation's tables and pictures, each whole or not at all.
+    """Writes the tables and figures of an evaluation, each completely or not at all.
 
-    `per_class.csv` has the worst class first; `confusions.csv` the pairs (right class, chosen class) by images, at most
-    100; `confusion_matrix.csv` and `.png` have a row for each right class and a column for each chosen one;
+    `per_class.csv` starts with the worst class. `confusions.csv` has up to 100 pairs of true and predicted class, the
+    most frequent first. `confusion_matrix.csv` and `.png` have a row per true class and a column per predicted class.
     `calibration.png` is the reliability diagram.
 
     Args:
-        folder: is made where it is not there.
-        outcomes: of one image or more.
-        class_names: one for each class.
+        folder: created if necessary.
+        outcomes: of one or more images.
+        class_names: one per class.
     """
     folder.mkdir(parents=True, exist_ok=True)
     matrix = confusion_matrix(outcomes, len(class_names))
     write_csv(folder / "per_class.csv", per_class_rows(matrix, class_names))
     write_csv(folder / "confusions.csv", confusion_rows(matrix, class_names))
-    header = ["right \\ chosen", *class_names]
-    write_csv(
-        folder / "confusion_matrix.csv", [header, *([n, *row] for n, row in zip(class_names, matrix, strict=True))]
-    )
+    header = ["true \\ predicted", *class_names]
+    rows = [[name, *row] for name, row in zip(class_names, matrix, strict=True)]
+    write_csv(folder / "confusion_matrix.csv", [header, *rows])
     save_figure(draw_confusion_matrix(matrix, class_names), folder / "confusion_matrix.png")
     save_figure(draw_calibration(outcomes), folder / "calibration.png")
 
 
-def per_class_rows(matrix: np.ndarray, class_names: Sequence[str]) -> list[list]:
-    """A header, and of each class (number, name, images, hits, top-1 accuracy): worst first, those without images last.
+def per_class_rows(matrix: np.ndarray, class_names: Sequence[str]) -> list[list[Any]]:
+    """Returns a header, and (number, name, images, hits, top-1 accuracy) of each class.
+
+    The worst class comes first, classes without images last.
 
     Args:
-        matrix: int64 [classes, classes], of `evaluation.confusion_matrix`.
-        class_names: one for each class.
+        matrix: result of `confusion_matrix`, int64 [classes, classes].
+        class_names: one per class.
     """
     images, hits = matrix.sum(axis=1), matrix.diagonal()
     accuracy = hits / np.maximum(images, 1)
@@ -54,28 +56,28 @@ def per_class_rows(matrix: np.ndarray, class_names: Sequence[str]) -> list[list]
     return [["class", "name", "images", "hits", "top_1_accuracy"], *rows]
 
 
-def confusion_rows(matrix: np.ndarray, class_names: Sequence[str]) -> list[list]:
-    """A header and (right class, chosen class, images, share of the right class's images), the most images first."""
+def confusion_rows(matrix: np.ndarray, class_names: Sequence[str]) -> list[list[Any]]:
+    """Returns a header, and (true class, predicted class, images, share of the images of the true class) per pair."""
     wrong = matrix - np.diag(matrix.diagonal())
-    order = np.argsort(-wrong, axis=None, kind="stable")[:MOST_CONFUSED]
-    pairs = [divmod(int(place), len(matrix)) for place in order if wrong.flat[place]]
+    order = np.argsort(-wrong, axis=None, kind="stable")[:MAX_CONFUSIONS]
+    pairs = [divmod(int(index), len(matrix)) for index in order if wrong.flat[index]]
     totals = matrix.sum(axis=1)
     rows = [[class_names[i], class_names[j], wrong[i, j], f"{wrong[i, j] / totals[i]:.6f}"] for i, j in pairs]
-    return [["right", "chosen", "images", "share_of_right"], *rows]
+    return [["true_class", "predicted_class", "images", "share_of_true_class"], *rows]
 
 
 def draw_confusion_matrix(matrix: np.ndarray, class_names: Sequence[str]) -> Figure:
-    """The matrix in shares of the right class; up to 40 classes with their names, and the images in the cells."""
+    """Draws the matrix as shares of the true class; up to 40 classes get their names, and cells their images."""
     classes = len(matrix)
-    numbered = classes <= MOST_NUMBERED
+    numbered = classes <= MAX_NUMBERED
     side = max(4.5, 0.4 * classes) if numbered else 10.0
     figure = Figure(figsize=(side + 1.2, side), layout="constrained")
     axes = figure.subplots()
     shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
-    norm = PowerNorm(1.0 if numbered else 0.5, vmin=0, vmax=1)  # single images of many classes are still seen
+    norm = PowerNorm(1.0 if numbered else 0.5, vmin=0, vmax=1)  # makes single images of many classes visible
     image = axes.imshow(shares, cmap="Blues", norm=norm, interpolation="nearest" if numbered else "auto")
-    figure.colorbar(image, ax=axes, label="share of the right class", shrink=0.8)
-    axes.set(xlabel="chosen class", ylabel="right class", title="Confusion matrix")
+    figure.colorbar(image, ax=axes, label="share of the true class", shrink=0.8)
+    axes.set(xlabel="predicted class", ylabel="true class", title="Confusion matrix")
     if numbered:
         axes.set_xticks(range(classes), class_names, rotation=90)
         axes.set_yticks(range(classes), class_names)
@@ -86,7 +88,7 @@ def draw_confusion_matrix(matrix: np.ndarray, class_names: Sequence[str]) -> Fig
 
 
 def draw_calibration(outcomes: Outcomes) -> Figure:
-    """Accuracy over confidence, in bins: on the diagonal the network is as often right as it is sure."""
+    """Draws accuracy over confidence in bins: on the diagonal, the confidence equals the accuracy."""
     images, confidences, hits = calibration(outcomes).T
     filled = images > 0
     centres = (np.arange(CALIBRATION_BINS) + 0.5) / CALIBRATION_BINS
@@ -105,7 +107,7 @@ def draw_calibration(outcomes: Outcomes) -> Figure:
 
 
 def write_csv(path: Path, rows: Iterable[Sequence]) -> None:
-    """Writes a table, whole or not at all."""
+    """Writes a CSV file, completely or not at all."""
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(rows)
     write_text(path, text.getvalue())

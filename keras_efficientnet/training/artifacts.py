@@ -1,7 +1,6 @@
-"""What a run leaves for others: model.keras, saved_model/ and model.tflite, measured; reports; the classes' names."""
+"""The files that a run leaves behind: the exported models with their scores, evaluation reports, and class names."""
 
 import os
-from pathlib import Path
 
 import keras
 
@@ -11,45 +10,44 @@ from keras_efficientnet.evaluation import metrics
 from keras_efficientnet.evaluation.reports import write_reports
 from keras_efficientnet.runs import RunFolder
 
-EXPORT_IMAGES = 2_000  # validation images, at most, that the exported files are measured on
+EXPORT_IMAGES = 2_000  # maximum number of validation images on which the exported files are measured
 
 
 def write_labels(folder: RunFolder, data: Data) -> None:
-    """Writes the names of the classes, where the data have them, to `labels.txt`: mode predict needs no data then."""
+    """Writes `labels.txt`, if the data have class names: mode predict then needs no data."""
     if data.class_names:
         folder.write_labels(data.class_names)
 
 
-def write_evaluation(folder: Path, outcomes: metrics.Outcomes, data: Data) -> None:
-    """Writes the tables and pictures of `evaluation/`; classes without names are called by their numbers."""
-    write_reports(folder / "evaluation", outcomes, data.names)
+def write_evaluation(folder: RunFolder, outcomes: metrics.Outcomes, data: Data) -> None:
+    """Writes the tables and plots of `evaluation/`; classes without names are called by their numbers."""
+    write_reports(folder.reports, outcomes, data.names)
 
 
-def export_all(model: keras.Model, data: Data, folder: Path, read: export.Reader) -> dict[str, dict[str, float]]:
+def export_all(model: keras.Model, data: Data, folder: RunFolder, read: export.Reader) -> dict[str, dict[str, float]]:
     """Writes `model.keras`, `saved_model/` and `model.tflite`, and measures the files on the validation images.
 
     Args:
-        model: the network with probabilities.
-        data: of the run: validation images, names of the classes.
-        folder: of the run.
-        read: bytes of a picture -> pixels as in evaluation, for the pictures that `saved_model/` is sent.
+        model: the network, with probabilities as output.
+        data: the validation images and the class names.
+        folder: the run folder.
+        read: bytes of an encoded image -> pixels as in evaluation, for the signature of `saved_model/` that takes them.
 
     Returns:
-        For each its bytes; for the exported files also scores, and the share of images on which they choose as the
-        model does.
+        For each file its size in bytes; for `saved_model` and `tflite` also their scores, and the fraction of images
+        for which they predict the same class as the model.
     """
-    keras_file, saved_model, tflite = folder / "model.keras", folder / "saved_model", folder / "model.tflite"
-    temporary = folder / ".model.keras"
+    temporary = folder.model.with_name(f".{folder.model.name}")
     model.save(temporary)
-    os.replace(temporary, keras_file)
-    export.to_saved_model(model, saved_model, labels=data.class_names, read=read, overwrite=True)
-    export.to_tflite(model, tflite, labels=data.class_names, overwrite=True)
+    os.replace(temporary, folder.model)
+    export.to_saved_model(model, folder.saved_model, labels=data.class_names, read=read, overwrite=True)
+    export.to_tflite(model, folder.tflite, labels=data.class_names, overwrite=True)
     images = min(data.valid_images, EXPORT_IMAGES)
     _, expected = metrics.evaluate_function(lambda pixels: model(pixels, training=False), data.valid, images)
-    rows: dict[str, dict[str, float]] = {"model": {"bytes": export.count_bytes(keras_file)}}
+    rows: dict[str, dict[str, float]] = {"model": {"bytes": export.count_bytes(folder.model)}}
     for name, path, load in (
-        ("saved_model", saved_model, export.load_saved_model),
-        ("tflite", tflite, export.load_tflite),
+        ("saved_model", folder.saved_model, export.load_saved_model),
+        ("tflite", folder.tflite, export.load_tflite),
     ):
         scores, choices = metrics.evaluate_function(load(path), data.valid, images)
         rows[name] = scores._asdict() | {

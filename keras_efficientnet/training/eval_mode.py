@@ -1,8 +1,7 @@
-"""Mode eval: the scores and reports of the last checkpoint, of the best one, or of each as it comes."""
+"""Mode eval: scores and reports of the latest checkpoint, of the best one, or of each new one."""
 
-from collections.abc import Iterable
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, cast
 
 import tensorflow as tf
 
@@ -14,57 +13,65 @@ from keras_efficientnet.files import write_json
 from keras_efficientnet.runs import RunFolder
 from keras_efficientnet.training.artifacts import write_evaluation
 from keras_efficientnet.training.history import History, plot
-from keras_efficientnet.training.state import Run
+from keras_efficientnet.training.state import TrainState
 
 
-def evaluate_checkpoints(config: TrainConfig, training: Run, data: Data, evaluate) -> dict[str, Any]:
-    """Evaluates what `config` asks for, and writes `evaluation.json` and `evaluation/` each time.
+def make_evaluation(state: TrainState, data: Data) -> Callable[[], metrics.Outcomes]:
+    """Returns a function that evaluates the averaged network on all validation images.
 
-    Where it waits for checkpoints, another process may be training: the rows go to `evaluations.jsonl` and into
-    `curve.png`, and the best checkpoint to `archive/`.
+    The function raises ValueError with the name of the first broken image.
+    """
+    evaluate = metrics.make_evaluator(state.strategy, state.average)
+    shard = cast(metrics.Shard, data.valid_shard)  # there is one in every mode that evaluates
+
+    def evaluate_average():
+        with in_words(data.explain_valid):
+            return evaluate(shard, data.valid_images, state.config.eval_batch_size)
+
+    return evaluate_average
+
+
+def evaluate_checkpoints(state: TrainState, data: Data) -> dict[str, Any]:
+    """Evaluates the checkpoints that the options ask for, and writes `evaluation.json` and `evaluation/` for each.
+
+    With `eval_timeout` another process may be training, so this one has a log of its own, `evaluations.jsonl`. It also
+    draws `curve.png` and keeps the best checkpoint in `archive/`.
 
     Returns:
         The last content of `evaluation.json`.
 
     Raises:
-        FileNotFoundError: no checkpoint is there, or none came in time.
+        FileNotFoundError: there is no checkpoint, or none appeared in time.
         ValueError: the checkpoint is of another network.
     """
-    folder, results = Path(config.directory), None
-    history = History(folder, None, "evaluations.jsonl")
-    for path in find_checkpoints(config):
+    config, folder, results = state.config, RunFolder(state.config.directory), None
+    evaluate, history = make_evaluation(state, data), History(folder, None, log=folder.evaluations)
+    for path in _find_checkpoints(config, folder):
         try:
-            training.take(path)
-        except tf.errors.NotFoundError:  # it was replaced by newer ones before it was read
+            state.load_checkpoint(path)
+        except tf.errors.NotFoundError:  # training has replaced it by newer ones
             continue
-        outcomes = outcomes_of(config, data, evaluate)
+        outcomes = evaluate()
         scores = metrics.score(outcomes)._asdict()
         if config.eval_timeout is not None:
-            history.write("validation", training.step, scores)
-            RunFolder(folder).keep_best(training.step, scores, training.write)
+            history.write("validation", state.step, scores)
+            folder.keep_best(state.step, scores, state.write)
             plot(folder)
-        results = {"model": scores} | training.progress()
-        write_json(folder / "evaluation.json", results)
+        results = {"model": scores} | state.progress()
+        write_json(folder.evaluation, results)
         write_evaluation(folder, outcomes, data)
-        if training.step >= config.train_steps:
+        if state.step >= config.train_steps:
             break
     if results is None:
-        raise FileNotFoundError(f"There is no checkpoint in {folder} to evaluate. Train first, or check `model_dir`.")
+        raise FileNotFoundError(
+            f"There is no checkpoint in {folder.path} to evaluate. Train first, or check `model_dir`."
+        )
     return results
 
 
-def outcomes_of(config: TrainConfig, data: Data, evaluate) -> metrics.Outcomes:
-    """What becomes of the images that are evaluated. Raises ValueError with the name of the first broken one."""
-    with in_words(data.explain_valid):
-        return evaluate(data.valid_shard, data.valid_images, config.eval_batch_size)
-
-
-def find_checkpoints(config: TrainConfig) -> Iterable[str]:
-    """The paths of the checkpoints to evaluate; with an `eval_timeout` each new one, until none comes for so long."""
-    folder = RunFolder(config.directory)
+def _find_checkpoints(config: TrainConfig, folder: RunFolder) -> Iterable[str]:
+    """Returns the paths of the checkpoints to evaluate: one, or with `eval_timeout` each new one."""
     if config.eval_timeout is not None:
         return folder.wait_for_checkpoints(config.eval_timeout)
-    if config.takes_best:
-        return [folder.best_checkpoint()]
-    last = folder.latest_checkpoint()
-    return [last] if last else []
+    path = folder.find_checkpoint(best=config.takes_best)
+    return [path] if path else []

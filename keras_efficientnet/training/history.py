@@ -1,4 +1,4 @@
-"""What a run reports: lines of JSON, TensorBoard scalars, the curve as a picture."""
+"""The history of a run: a log in lines of JSON, scalars for TensorBoard, and a plot of the training curve."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -8,28 +8,29 @@ from typing import Any
 import tensorflow as tf
 
 from keras_efficientnet.files import save_figure, write_text
+from keras_efficientnet.runs import RunFolder
 
 
 class History:
-    """The log of a run. Lines after `step` are dropped: they are of work that a crash undid.
+    """The log of a run. Removes rows after `step`: they are of work that a crash undid.
 
     Args:
-        folder: gets the log, and TensorBoard's files in `tensorboard/`.
-        step: the step at which the run goes on; None keeps every line.
-        name: of the log. One process writes it.
-        writes: whether this one does; else it only remembers.
+        folder: the run folder.
+        step: the step at which the run resumes; None keeps every row.
+        log: the file to log to, by default `folder.log`. One process may write it.
+        writes: whether this process writes; otherwise it only remembers its rows.
     """
 
-    def __init__(self, folder: Path, step: int | None, name: str = "log.jsonl", *, writes: bool = True):
-        self._writes, self._folder, self._path = writes, folder, folder / name
-        self._rows = [row for row in read(self._path) if step is None or row["step"] <= step]
-        if writes and self._path.exists():
-            write_text(self._path, "".join(json.dumps(row) + "\n" for row in self._rows))
+    def __init__(self, folder: RunFolder, step: int | None, *, log: Path | None = None, writes: bool = True):
+        self._folder, self._log, self._writes = folder, log or folder.log, writes
+        self._rows = [row for row in read_rows(self._log) if step is None or row["step"] <= step]
+        if writes and self._log.exists():
+            write_text(self._log, "".join(json.dumps(row) + "\n" for row in self._rows))
         self._written = {(row["part"], row["step"]) for row in self._rows}
-        self._writers: dict[str, Any] = {}  # made at the first row: a run that fails before leaves nothing
+        self._writers: dict[str, Any] = {}  # opened at the first row: a run that fails before then leaves no files
 
     def write(self, part: str, step: int, values: Mapping[str, float]) -> None:
-        """Adds `values` of a part, "train" or "validation", at a step, unless they are there already."""
+        """Adds a row of `values` for a part, "train" or "validation", and a step, unless the log has one already."""
         if (part, step) in self._written:
             return
         self._written.add((part, step))
@@ -37,53 +38,60 @@ class History:
         self._rows.append(row)
         if not self._writes:
             return
-        if part not in self._writers:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            self._writers[part] = tf.summary.create_file_writer(str(self._folder / "tensorboard" / part))
-        with self._path.open("a", encoding="utf-8") as file:
+        writer = self._open_writer(part)
+        with self._log.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
-        with self._writers[part].as_default(step=step):
+        with writer.as_default(step=step):
             for name, value in values.items():
                 tf.summary.scalar(name, value)
-        self._writers[part].flush()
+        writer.flush()
+
+    def _open_writer(self, part):
+        if part not in self._writers:
+            self._log.parent.mkdir(parents=True, exist_ok=True)
+            self._writers[part] = tf.summary.create_file_writer(str(self._folder.tensorboard / part))
+        return self._writers[part]
 
     def rows(self, part: str) -> list[dict[str, Any]]:
-        """The rows of a part, in the order they were written."""
+        """Returns the rows of a part, oldest first."""
         return [row for row in self._rows if row["part"] == part]
 
 
-def read(path: Path) -> list[dict[str, Any]]:
-    """The rows of a log; a last line that a crash cut off is left out."""
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """Returns the rows of a log, without a last line that a crash cut off."""
     if not path.exists():
         return []
-    lines = path.read_text("utf-8").split("\n")[:-1]  # what follows the last line break is not whole
+    lines = path.read_text("utf-8").split("\n")[:-1]  # text after the last line break is incomplete
     return [json.loads(line) for line in lines]
 
 
 def evaluations_since_best(rows: Sequence[Mapping[str, float]]) -> int:
-    """How many of the evaluations, in order, came after the first with the highest top-1."""
+    """Returns how many evaluations followed the first one with the highest top-1 accuracy."""
     accuracies = [row["top_1_accuracy"] for row in rows]
     return len(rows) - 1 - accuracies.index(max(accuracies)) if rows else 0
 
 
-def plot(folder: Path) -> None:
-    """Draws loss and accuracy over the steps of `log.jsonl`, and of `evaluations.jsonl`, to `curve.png`."""
+def plot(folder: RunFolder) -> None:
+    """Draws `curve.png`: loss and accuracy by step, from `log.jsonl` and `evaluations.jsonl`."""
     from matplotlib.figure import Figure
 
-    rows = [*read(folder / "log.jsonl"), *read(folder / "evaluations.jsonl")]
+    rows = [*read_rows(folder.log), *read_rows(folder.evaluations)]
     figure = Figure(figsize=(9, 3.5), layout="constrained")
     loss_axes, accuracy_axes = figure.subplots(1, 2)
     for part in ("train", "validation"):
-        points = [row for row in rows if row["part"] == part]
-        steps = [row["step"] for row in points]
-        loss_axes.plot(steps, [row["loss"] for row in points], label=part, marker="o" if part == "validation" else "")
-        for name in ("top_1_accuracy", "top_5_accuracy"):
-            if points and name in points[0]:
-                accuracy_axes.plot(steps, [100 * row[name] for row in points], label=name, marker="o")
+        _plot_part([row for row in rows if row["part"] == part], part, loss_axes, accuracy_axes)
     loss_axes.set(xlabel="step", ylabel="loss", title="Loss")
     accuracy_axes.set(xlabel="step", ylabel="%", title="Validation accuracy, averaged weights", ylim=(0, 101))
     for axes in (loss_axes, accuracy_axes):
         axes.grid(alpha=0.3)
         if axes.lines:
             axes.legend()
-    save_figure(figure, folder / "curve.png")
+    save_figure(figure, folder.curve)
+
+
+def _plot_part(rows: Sequence[Mapping[str, float]], part: str, loss_axes: Any, accuracy_axes: Any) -> None:
+    steps = [row["step"] for row in rows]
+    loss_axes.plot(steps, [row["loss"] for row in rows], label=part, marker="o" if part == "validation" else "")
+    for name in ("top_1_accuracy", "top_5_accuracy"):
+        if rows and name in rows[0]:
+            accuracy_axes.plot(steps, [100 * row[name] for row in rows], label=name, marker="o")

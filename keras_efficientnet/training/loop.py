@@ -1,6 +1,6 @@
-"""A TrainConfig -> a trained model: strategy, step, loop, checkpoints.
+"""The training loop: trains, evaluates and exports what a `TrainConfig` asks for.
 
-The loop is our own: Keras 3's `fit` breaks on several workers and with several steps a call
+The loop is our own: Keras 3's `fit` fails on several workers and with several steps per call
 (github.com/keras-team/keras/issues/20585). Model and optimizer are plain Keras.
 """
 
@@ -8,7 +8,7 @@ import dataclasses
 import logging
 import math
 import time
-from pathlib import Path
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import keras
@@ -22,143 +22,70 @@ from keras_efficientnet.datasets.damage import in_words
 from keras_efficientnet.evaluation import metrics
 from keras_efficientnet.files import write_json
 from keras_efficientnet.preprocessing import make_reader
-from keras_efficientnet.runs import RunFolder
+from keras_efficientnet.runs import Preempted, RunFolder
 from keras_efficientnet.training.artifacts import export_all, write_evaluation, write_labels
-from keras_efficientnet.training.devices import check_shared, from_chief, is_chief, make_strategy
-from keras_efficientnet.training.eval_mode import evaluate_checkpoints, outcomes_of
+from keras_efficientnet.training.devices import broadcast_from_chief, check_shared, is_chief, make_strategy
+from keras_efficientnet.training.eval_mode import evaluate_checkpoints, make_evaluation
 from keras_efficientnet.training.history import History, evaluations_since_best, plot
-from keras_efficientnet.training.predict_mode import predict as predict  # noqa: PLC0414
-from keras_efficientnet.training.preemption import Preempted, watch
-from keras_efficientnet.training.preview_mode import preview as preview  # noqa: PLC0414
-from keras_efficientnet.training.state import Run, diverged, make_variant
+from keras_efficientnet.training.preemption import watch
+from keras_efficientnet.training.state import TrainState, divergence_message, make_variant
 from keras_efficientnet.training.steps import make_steps
 
 
 def run(config: TrainConfig) -> dict[str, Any]:
-    """Trains, evaluates and exports as `config` asks, and writes it all to `config.directory`.
+    """Trains, evaluates and exports as `config` asks, and writes all files to `config.directory`.
+
+    Example:
+        >>> import tempfile
+        >>> from keras_efficientnet import recipes
+        >>> options = {"width_coefficient": 0.25, "depth_coefficient": 0.2, "input_image_size": 32, "train_steps": 2}
+        >>> config = recipes.make_config(mode="train", model_dir=tempfile.mkdtemp(), **options)
+        >>> run(config)["steps"]
+        2
 
     Returns:
-        What `results.json` holds, or `evaluation.json` after mode eval: the scores and bytes of `model` and, where
+        The content of `results.json`, or of `evaluation.json` in mode eval: scores and size of `model` and, if
         exported, of `saved_model` and `tflite`; `seconds` of training; `steps`.
 
     Raises:
-        ValueError: an option, a file of data or a checkpoint does not fit; the message says what to do.
+        ValueError: an option, a data file or a checkpoint is invalid; the message says what to do.
         FileNotFoundError: there are no data, or nothing to evaluate.
-        Preempted: the run was asked to end, or lost a host: start it again, and it goes on.
+        Preempted: the run was stopped, or lost a host. The same call resumes it.
     """
-    strategy = make_strategy(config)  # before anything else touches a device
+    strategy = make_strategy(config)  # before anything else uses a device
     keras.utils.set_random_seed(config.seed)
     variant = make_variant(config)
     data = make_datasets(config, variant)
-    config = _complete(config, data)
-    folder = Path(config.directory)
+    config = complete_config(config, data)
     with strategy.scope():
-        training = Run(config, variant, data.train_images, strategy)
-    evaluate = metrics.make_evaluator(strategy, training.average)
-    if config.mode == "eval":
-        return evaluate_checkpoints(config, training, data, evaluate)
-    check_shared(strategy, folder)
-    step = training.restore(folder)
-    history = History(folder, step, writes=is_chief(strategy))
-    if is_chief(strategy):
-        RunFolder(folder).forget_best_after(step)
-    with watch(strategy) as asked_to_end:
-        train(config, training, data, history, evaluate, asked_to_end)
-        if config.mode == "train":
-            return training.progress()
-        return finish(config, training, data, history, evaluate)
+        state = TrainState(config, variant, data.train_images, strategy)
+    return evaluate_checkpoints(state, data) if config.mode == "eval" else Trainer(state, data).run()
 
 
-def finish(config: TrainConfig, training: Run, data: Data, history: History, evaluate) -> dict[str, Any]:
-    """Evaluates the network that a trained run is to leave, the last or the best, and exports it."""
-    folder, progress = Path(config.directory), training.progress()
-    outcomes = _evaluate(config, training, data, history, evaluate)
-    _archive(config, training, history)
-    best = RunFolder(folder).find_best()
-    best_step = from_chief(training.strategy, best["step"] if best else training.step)
-    if config.takes_best and best_step != training.step:
-        training.take(RunFolder(folder).best_checkpoint())
-        outcomes = outcomes_of(config, data, evaluate)
-    results: dict[str, Any] = {"model": metrics.score(outcomes)._asdict(), "best": best} | progress
-    if config.skip_broken_records:
-        results["broken_records"] = data.broken
-    if is_chief(training.strategy):
-        _leave(config, training, data, outcomes, results)
-    return results
-
-
-def _leave(config, training, data, outcomes, results):
-    """Writes what is left of a run; `results` gets the rows of the exported files."""
-    folder = Path(config.directory)
-    plot(folder)
-    write_evaluation(folder, outcomes, data)
-    if config.export:
-        read = make_reader(config, training.variant)
-        for name, row in export_all(training.exportable(), data, folder, read).items():
-            results[name] = results.get(name, {}) | row
-    write_json(folder / "results.json", results)
-
-
-def _complete(config, data):
-    """The options with what the data say: how many classes there are, and steps in `train_epochs`."""
+def complete_config(config: TrainConfig, data: Data) -> TrainConfig:
+    """Returns the options with what depends on the data: the classes, the images, and the steps of `train_epochs`."""
     steps = config.train_steps
     if config.train_epochs is not None and data.train_images:
         steps = math.ceil(config.train_epochs * data.train_images / config.train_batch_size)
     images = data.train_images or config.num_train_images
     if data.train_images and config.train_batch_size > data.train_images:
         logging.warning(
-            f"A batch of {config.train_batch_size} images is more than the {data.train_images} there are to train on: "
+            f"A batch of {config.train_batch_size} images is larger than the training set of {data.train_images}: "
             f"{steps} steps are {steps * config.train_batch_size / data.train_images:.0f} epochs. Give "
             "`train_batch_size` and `train_epochs`."
         )
     return dataclasses.replace(config, num_label_classes=data.classes, num_train_images=images, train_steps=steps)
 
 
-def train(config: TrainConfig, training: Run, data: Data, history: History, evaluate, asked_to_end) -> None:
-    """Takes the steps that are left, with evaluations and checkpoints between, until `asked_to_end()` says so.
+def make_batches(
+    config: TrainConfig, strategy: tf.distribute.Strategy, data: Data, taken: int = 0
+) -> Iterable[tuple[Any, Any]]:
+    """Returns the batches that follow the first `taken` ones; they are equal for any number of hosts and replicas.
 
-    Raises:
-        Preempted: it has said so.
-        ValueError: an example is broken, or the loss is not finite; the last checkpoint is of before.
-    """
-    strategy = training.strategy
-    take_steps = make_steps(strategy, training)
-    batches = iter(_train_batches(config, strategy, int(training.taken.numpy()), data))
-    _archive(config, training, history)  # of a kill between evaluation and archive
-    batch, steps = config.train_batch_size, config.train_steps
-    bar = tqdm(
-        total=steps * batch,
-        initial=training.step * batch,
-        unit="image",
-        unit_scale=True,
-        desc="training",
-        disable=training.step >= steps or not is_chief(strategy),
-    )
-    with bar:
-        while training.step < config.train_steps and not _stops_early(config, history):
-            started, before = time.perf_counter(), training.step
-            count = _steps_to_stop(config, training.step)
-            with in_words(lambda: data.explain_train(int(training.taken.numpy()) * batch)):
-                loss = float(take_steps(batches, tf.constant(count)))
-            seconds = time.perf_counter() - started
-            training.seconds.assign_add(seconds)
-            _report(training, history, bar, loss, count * batch / seconds)
-            bar.update(count * batch)
-            if training.step > before:
-                _pause(config, training, data, history, evaluate)
-            training.check_scale()
-            if training.step < config.train_steps and asked_to_end():
-                training.save()
-                raise Preempted(f"Asked to end at step {training.step}, which is saved.")
-
-
-def _train_batches(config, strategy, taken, data):
-    """The batches after the first `taken`; each holds the same images, whatever the number of hosts and replicas.
-
-    Mixup and CutMix mix within what one replica takes at a time, so there the number of them makes a difference.
+    Mixup and CutMix are the exception: they mix images within the part of a batch that one replica gets.
     """
     parts = strategy.num_replicas_in_sync * config.accumulate_steps
-    mix = make_mixing(config.mixup_alpha, config.cutmix_alpha, config.num_label_classes)
+    mix = make_mixing(config.mixup_alpha, config.cutmix_alpha, data.classes)
 
     def pipeline(context):
         host, hosts = (context.input_pipeline_id, context.num_input_pipelines) if context else (0, 1)
@@ -170,57 +97,153 @@ def _train_batches(config, strategy, taken, data):
     return strategy.distribute_datasets_from_function(pipeline)
 
 
-def _steps_to_stop(config, step):
-    """The steps until the next evaluation, checkpoint or end, and at most those of one call."""
-    stops = (config.steps_per_eval, config.checkpoint_steps)
-    return min(config.iterations_per_loop, config.train_steps - step, *(every - step % every for every in stops))
+class Trainer:
+    """Trains, evaluates and exports one run, and resumes it from its latest checkpoint.
 
+    Args:
+        state: the network and the optimizer; restored when the trainer is created.
+        data: the training and validation images.
+    """
 
-def _report(training, history, bar, loss, images_per_second):
-    step = training.step
-    if not tf.math.is_finite(loss):
-        raise ValueError(diverged(f"loss is {loss}", step))
-    values = {
-        "loss": loss,
-        "learning_rate": float(training.learning_rate(step)),
-        "epoch": step / training.steps_per_epoch,
-        "images_per_second": images_per_second,
-    }
-    history.write("train", step, values)
-    bar.set_postfix(step=step, epoch=f"{values['epoch']:.1f}", loss=f"{loss:.3f}", lr=f"{values['learning_rate']:.2g}")
+    def __init__(self, state: TrainState, data: Data):
+        self.config, self.state, self.data = state.config, state, data
+        self.folder = RunFolder(state.config.directory)
+        self._is_chief = is_chief(state.strategy)
+        self._evaluate_average = make_evaluation(state, data)
+        check_shared(state.strategy, self.folder.path)
+        step = state.restore(self.folder)
+        self.history = History(self.folder, step, writes=self._is_chief)
+        if self._is_chief:
+            self.folder.forget_best_after(step)
 
+    def run(self) -> dict[str, Any]:
+        """Runs the remaining steps, then evaluates and exports, unless the mode is train; returns the results.
 
-def _pause(config, training, data, history, evaluate):
-    """Evaluates and writes a checkpoint where it is time; the last evaluation is the caller's."""
-    step, last = training.step, training.step == config.train_steps
-    evaluates = config.mode == "train_and_eval" and step % config.steps_per_eval == 0 and not last
-    if evaluates:
-        _evaluate(config, training, data, history, evaluate)
-    if step % config.checkpoint_steps == 0 or last or evaluates:
-        if is_chief(training.strategy):
-            write_labels(RunFolder(config.directory), data)
-        training.save()
-        _archive(config, training, history)
+        Raises:
+            Preempted: the run was stopped, or lost a host.
+            ValueError: an image is broken, or the network has diverged.
+        """
+        with watch(self.state.strategy) as should_stop:
+            self.train(should_stop)
+            return self.state.progress() if self.config.mode == "train" else self.finish()
 
+    def train(self, should_stop: Callable[[], bool]) -> None:
+        """Runs the remaining steps, with evaluations and checkpoints, until `should_stop()`.
 
-def _evaluate(config, training, data, history, evaluate):
-    """Before the checkpoint is written: a kill between them repeats the evaluation and loses none."""
-    training.agree()
-    outcomes = outcomes_of(config, data, evaluate)
-    history.write("validation", training.step, metrics.score(outcomes)._asdict())
-    return outcomes
+        Raises:
+            Preempted: `should_stop()` was true; a checkpoint is saved.
+            ValueError: an image is broken, or the network has diverged; the latest checkpoint is from before.
+        """
+        config, state = self.config, self.state
+        run_steps, taken = make_steps(state), int(state.batches_taken.numpy())
+        batches = iter(make_batches(config, state.strategy, self.data, taken))
+        self._keep_best()  # in case an earlier process was killed between an evaluation and this
+        with self._make_progress_bar() as bar:
+            while state.step < config.train_steps and not self._stops_early():
+                step = state.step
+                self._run_steps(run_steps, batches, bar)
+                if state.step > step:
+                    self._evaluate_and_save()
+                state.check_loss_scale()
+                if state.step < config.train_steps and should_stop():
+                    state.save()
+                    raise Preempted(f"Preempted at step {state.step}. A checkpoint is saved.")
 
+    def finish(self) -> dict[str, Any]:
+        """Evaluates the latest network, or loads and evaluates the best one; exports it; returns the results."""
+        progress, outcomes = self.state.progress(), self._evaluate()
+        self._keep_best()
+        best = self.folder.find_best()
+        best_step = broadcast_from_chief(self.state.strategy, best["step"] if best else self.state.step)
+        if self.config.takes_best and best_step != self.state.step:
+            self.state.load_checkpoint(self.folder.best_checkpoint())
+            outcomes = self._evaluate_average()
+        results: dict[str, Any] = {"model": metrics.score(outcomes)._asdict(), "best": best} | progress
+        if self.config.skip_broken_records:
+            results["broken_records"] = self.data.broken
+        if self._is_chief:
+            self._write_results(outcomes, results)
+        return results
 
-def _archive(config, training, history):
-    """Keeps the checkpoint of this step if it has been evaluated, and is the best."""
-    if not is_chief(training.strategy):
-        return
-    for row in history.rows("validation")[-1:]:
-        if row["step"] == training.step:
-            scores = {name: value for name, value in row.items() if name not in ("part", "step")}
-            RunFolder(config.directory).keep_best(training.step, scores, training.write)
+    def _write_results(self, outcomes: metrics.Outcomes, results: dict[str, Any]) -> None:
+        """Writes curve, reports and exports, adds the scores of the exports to `results`, and writes these."""
+        plot(self.folder)
+        write_evaluation(self.folder, outcomes, self.data)
+        if self.config.export:
+            read = make_reader(self.config, self.state.variant)
+            for name, row in export_all(self.state.to_classifier(), self.data, self.folder, read).items():
+                results[name] = results.get(name, {}) | row
+        write_json(self.folder.results, results)
 
+    def _run_steps(self, run_steps: Callable, batches: Iterator[Any], bar: tqdm) -> None:
+        """Runs the steps of one call of the device, and reports them."""
+        started, count = time.perf_counter(), self._count_steps()
+        images = count * self.config.train_batch_size
+        with in_words(self._explain_broken_image):
+            loss = float(run_steps(batches, tf.constant(count)))
+        seconds = time.perf_counter() - started
+        self.state.seconds.assign_add(seconds)
+        self._report(bar, loss, images / seconds)
+        bar.update(images)
 
-def _stops_early(config, history):
-    patience = config.early_stopping_evaluations
-    return patience is not None and evaluations_since_best(history.rows("validation")) >= patience
+    def _explain_broken_image(self) -> str | None:
+        return self.data.explain_train(int(self.state.batches_taken.numpy()) * self.config.train_batch_size)
+
+    def _count_steps(self) -> int:
+        """Returns the number of steps until the next evaluation, checkpoint or end, limited to one call."""
+        config, step = self.config, self.state.step
+        stops = (every - step % every for every in (config.steps_per_eval, config.checkpoint_steps))
+        return min(config.iterations_per_loop, config.train_steps - step, *stops)
+
+    def _make_progress_bar(self) -> tqdm:
+        config, step = self.config, self.state.step
+        return tqdm(
+            total=config.train_steps * config.train_batch_size,
+            initial=step * config.train_batch_size,
+            unit="image",
+            unit_scale=True,
+            desc="training",
+            disable=step >= config.train_steps or not self._is_chief,
+        )
+
+    def _report(self, bar: tqdm, loss: float, images_per_second: float) -> None:
+        step = self.state.step
+        if not math.isfinite(loss):
+            raise ValueError(divergence_message(f"loss is {loss}", step))
+        epoch, rate = step / self.state.steps_per_epoch, float(self.state.learning_rate(step))
+        values = {"loss": loss, "learning_rate": rate, "epoch": epoch, "images_per_second": images_per_second}
+        self.history.write("train", step, values)
+        bar.set_postfix(step=step, epoch=f"{epoch:.1f}", loss=f"{loss:.3f}", lr=f"{rate:.2g}")
+
+    def _evaluate_and_save(self) -> None:
+        """Evaluates and writes a checkpoint if this step is due for it; `finish` evaluates the last step."""
+        config, step = self.config, self.state.step
+        is_last = step == config.train_steps
+        evaluates = config.mode == "train_and_eval" and step % config.steps_per_eval == 0 and not is_last
+        if evaluates:
+            self._evaluate()
+        if step % config.checkpoint_steps == 0 or is_last or evaluates:
+            if self._is_chief:
+                write_labels(self.folder, self.data)
+            self.state.save()
+            self._keep_best()
+
+    def _evaluate(self) -> metrics.Outcomes:
+        """Evaluates and logs the scores. Runs before the checkpoint is saved: a kill in between loses no evaluation."""
+        self.state.synchronize_statistics()
+        outcomes = self._evaluate_average()
+        self.history.write("validation", self.state.step, metrics.score(outcomes)._asdict())
+        return outcomes
+
+    def _keep_best(self) -> None:
+        """Archives the checkpoint of this step if it was evaluated and is the best so far."""
+        if not self._is_chief:
+            return
+        for row in self.history.rows("validation")[-1:]:
+            if row["step"] == self.state.step:
+                scores = {name: value for name, value in row.items() if name not in ("part", "step")}
+                self.folder.keep_best(self.state.step, scores, self.state.write)
+
+    def _stops_early(self) -> bool:
+        patience = self.config.early_stopping_evaluations
+        return patience is not None and evaluations_since_best(self.history.rows("validation")) >= patience

@@ -1,4 +1,4 @@
-"""Mode predict: what a trained run sees in image files."""
+"""Mode predict: classifies image files with the network of a run."""
 
 import keras
 import tensorflow as tf
@@ -13,14 +13,25 @@ from keras_efficientnet.training.state import load_classifier, make_variant
 
 
 def predict(config: TrainConfig) -> list[Prediction]:
-    """Names the likeliest five classes of each of `config.images`, and writes them to `predictions.csv`.
+    """Predicts the five most likely classes of each of `config.images`, and writes them to `predictions.csv`.
 
-    The network is the average of the last checkpoint, or of the best where `config` says so; in a folder without
-    checkpoints its `model.keras`. Images are cropped and resized as in evaluation.
+    Uses the averaged network of the latest checkpoint, or of the best one if `config` says so; without checkpoints,
+    the `model.keras` of the run. Crops and resizes images as in evaluation.
+
+    Example:
+        >>> import tempfile, tensorflow as tf
+        >>> from keras_efficientnet import recipes, training
+        >>> options = {"width_coefficient": 0.25, "depth_coefficient": 0.2, "input_image_size": 32, "train_steps": 1}
+        >>> run, image = tempfile.mkdtemp(), tempfile.mkdtemp() + "/black.png"
+        >>> _ = training.run(recipes.make_config(mode="train", model_dir=run, **options))
+        >>> tf.io.write_file(image, tf.io.encode_png(tf.zeros((8, 8, 3), tf.uint8)))
+        >>> [prediction] = predict(recipes.make_config(mode="predict", model_dir=run, images=image))
+        >>> len(prediction.top)
+        5
 
     Raises:
         FileNotFoundError: there are no such images, or no network.
-        ValueError: the checkpoint is of another network, or `labels.txt` does not fit it.
+        ValueError: the checkpoint is of another network, or the number of class names is not that of its classes.
     """
     folder, files = RunFolder(config.directory), find_images(config.images or "")
     model = _load_network(config, folder)
@@ -37,10 +48,12 @@ def predict(config: TrainConfig) -> list[Prediction]:
     return predictions
 
 
-def _load_network(config, folder) -> keras.Model:
-    path = folder.best_checkpoint() if config.takes_best else folder.latest_checkpoint()
+def _load_network(config: TrainConfig, folder: RunFolder) -> keras.Model:
+    path = folder.find_checkpoint(best=config.takes_best)
     if path:
         return load_classifier(config, path)
     if folder.model.is_file():
         return export.load_model(folder.path)
-    raise FileNotFoundError(f"There is neither a checkpoint nor a model.keras in {folder.path}. Check `model_dir`.")
+    raise FileNotFoundError(
+        f"There is neither a checkpoint nor a {folder.model.name} in {folder.path}. Train first, or check `model_dir`."
+    )

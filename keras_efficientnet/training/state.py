@@ -1,10 +1,10 @@
-"""What a checkpoint holds: model, average, optimizer, seeds; made, saved and restored."""
+"""The state of a training run: model, averaged model, optimizer and seeds; saved in checkpoints and restored."""
 
 import contextlib
 import dataclasses
 import functools
-import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,23 +22,42 @@ from keras_efficientnet.training.devices import is_chief
 from keras_efficientnet.weights import pretrained
 from keras_efficientnet.weights.loading import load_weights
 
-# What a checkpoint fits: it can be evaluated only with the same network, and a run goes on only with the same of both.
+# Options that must match: NETWORK to evaluate a checkpoint, NETWORK and TRAINING to resume.
 NETWORK = (
-    *("model_name", "input_image_size", "num_label_classes", "width_coefficient", "depth_coefficient"),
+    "model_name",
+    "input_image_size",
+    "num_label_classes",
+    "width_coefficient",
+    "depth_coefficient",
     "batch_norm_epsilon",
 )
 TRAINING = (
-    *("dataset", "use_cache", "holdout_shards", "num_train_images", "train_batch_size", "optimizer"),
-    *("dropout_rate", "survival_prob", "seed", "weights", "frozen_layers", "precision"),
+    "dataset",
+    "use_cache",
+    "holdout_shards",
+    "num_train_images",
+    "train_batch_size",
+    "optimizer",
+    "dropout_rate",
+    "survival_prob",
+    "seed",
+    "weights",
+    "frozen_layers",
+    "precision",
 )
-FROZEN = {"backbone": r"(?!predictions$).*", "batch_norm": r".*bn"}  # names for patterns of layer names
+FROZEN = {
+    "backbone": r"(?!predictions$).*",
+    "batch_norm": r".*bn",
+}  # `frozen_layers` -> pattern of layer names
 
 
 def make_variant(config: TrainConfig) -> Variant:
-    """The row of the network, with what the options change, and with the pixels that weights given by name want.
+    """Returns the variant of the network with the changes of the options.
+
+    Published weights also set its pixel statistics.
 
     Raises:
-        ValueError: there is no such network, or it has no such weights.
+        ValueError: the network is unknown, or has no published weights of the given name.
     """
     changes = {
         "width": config.width_coefficient,
@@ -49,111 +68,149 @@ def make_variant(config: TrainConfig) -> Variant:
     }
     given: dict[str, Any] = {name: value for name, value in changes.items() if value is not None}
     variant = find_variant(config.model_name)._replace(**given)
-    if pretrained.is_name(config.weights):
-        return pretrained.find(config.model_name, str(config.weights)).normalised(variant)
-    return variant
+    published = _find_published(config)
+    return published.normalised(variant) if published else variant
 
 
-class Run:
-    """What a checkpoint holds: the model, its average, the optimizer, the seeds, the seconds of training.
+def _find_published(config):
+    """Returns the row of the published weights that `config.weights` names; None if it is a file or not given."""
+    is_name = pretrained.is_name(config.weights)
+    return pretrained.find(config.model_name, str(config.weights)) if is_name else None
+
+
+class TrainState:
+    """Everything that a checkpoint holds: model, averaged model, optimizer, seeds, and seconds of training.
 
     Args:
-        config: the options.
+        config: the options of the run.
         variant: the network.
-        train_images: images an epoch.
-        strategy: whose scope it is made in.
+        train_images: images per epoch.
+        strategy: the strategy whose scope this is created in.
     """
 
     def __init__(self, config: TrainConfig, variant: Variant, train_images: int, strategy: tf.distribute.Strategy):
         self.config, self.strategy, self.variant = config, strategy, variant
         self.steps_per_epoch = max(train_images, 1) / config.train_batch_size
         self.averaged = config.moving_average_decay > 0
-        with _dtype_policy(_precision(config, strategy)):
+        with _dtype_policy(_policy_name(config, strategy)):
             self.model = _make_network(config, variant, classifier_activation=None)
             self.average = _make_network(config, variant, classifier_activation=None) if self.averaged else self.model
         self.average.set_weights(self.model.get_weights())
-        _freeze(self.model, config.frozen_layers)
-        _set_batch_norms(self.model, config, strategy.num_replicas_in_sync)
+        _freeze_layers(self.model, config.frozen_layers)
+        set_batch_norms(self.model, config, strategy.num_replicas_in_sync)
         self.learning_rate = make_learning_rate(config, self.steps_per_epoch)
         self.optimizer = self._make_optimizer()
         self.seconds = tf.Variable(0.0, dtype=tf.float64, trainable=False)
         first = tf.VariableAggregation.ONLY_FIRST_REPLICA
-        self.taken = tf.Variable(0, dtype=tf.int64, trainable=False, aggregation=first)  # also steps that overflow
+        # counts skipped steps too, whose gradients overflowed: batches consumed, not updates of the weights
+        self.batches_taken = tf.Variable(0, dtype=tf.int64, trainable=False, aggregation=first)
         self._fork_seeds()
         self._checkpoint = self._make_checkpoint()
-        self._manager: Any = None  # where it is saved: `restore` knows the folder
+        self._manager: Any = None  # needs the run folder: set by `restore`
 
-    def _make_optimizer(self):
+    def _make_optimizer(self) -> keras.optimizers.Optimizer:
         optimizer = make_optimizer(self.config, self.learning_rate)
         if not self.config.decay_batch_norm:
             layers = [layer for layer in self.model.layers if isinstance(layer, BatchNormalization)]
             optimizer.exclude_from_weight_decay([v for layer in layers for v in layer.trainable_variables])
-        # The loop reduces the gradients itself, so that they can be clipped and checked; Keras must not do it again.
+        # The training step sums the gradients itself, to clip and check the sum; Keras must not sum them again, and
+        # has no public way to say so. If Keras renames this, test_keras_reduces_gradients_in_the_method_we_override
+        # fails.
         optimizer._all_reduce_sum_gradients = lambda gradients_and_variables: gradients_and_variables
-        if _precision(self.config, self.strategy) == "mixed_float16":
+        if _policy_name(self.config, self.strategy) == "mixed_float16":
             optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
         optimizer.build(self.model.trainable_variables)
         return optimizer
 
     @property
     def step(self) -> int:
+        """The number of training steps done."""
         return int(self.optimizer.iterations.numpy())
 
     def progress(self) -> dict[str, float]:
-        """Seconds of training and steps, over all starts of the run."""
+        """Returns the seconds of training and the steps, summed over all starts of the run."""
         return {"seconds": round(float(self.seconds.numpy()), 1), "steps": self.step}
 
-    def _make_checkpoint(self):
+    def _make_checkpoint(self) -> tf.train.Checkpoint:
         parts = {"model": self.model.weights, "optimizer": self.optimizer.variables}
         if self.averaged:
             parts["average"] = self.average.weights
         tables = {name: {v.path: v.value for v in variables} for name, variables in parts.items()}
-        tables["seeds"] = {layer.name: layer.seed_generator.state.value for layer in self._random_layers()}
+        tables["seeds"] = {layer.name: layer.seed_generator.state.value for layer in self.random_layers()}
         return tf.train.Checkpoint(
             **{name: tf.train.Checkpoint(**table) for name, table in tables.items()},
             seconds=self.seconds,
-            taken=self.taken,
+            taken=self.batches_taken,
         )
 
-    def _random_layers(self):
+    def random_layers(self) -> list[keras.Layer]:
+        """Returns the layers with a random seed: dropout and stochastic depth."""
         return [layer for layer in self.model.layers if hasattr(layer, "seed_generator")]
 
-    def _fork_seeds(self):
-        """Gives each replica its own dropout; a variable made under a strategy starts the same on all of them."""
+    def _fork_seeds(self) -> None:
+        """Gives each replica its own seeds: a variable created under a strategy starts equal on all replicas."""
 
         def fork():
             replica = tf.distribute.get_replica_context().replica_id_in_sync_group
-            for layer in self._random_layers():
+            for layer in self.random_layers():
                 state = layer.seed_generator.state.value
                 state.assign_add(tf.cast(replica, state.dtype) * tf.constant([0x9E3779B9, 0], state.dtype))
 
         self.strategy.run(tf.function(fork))
 
-    def restore(self, folder: Path) -> int:
-        """Takes the last checkpoint of a folder, else the weights to start from, and returns the step.
+    def restore(self, run: RunFolder) -> int:
+        """Restores the latest checkpoint of a run, or else loads the weights to start from; returns the step.
 
         Raises:
-            OSError: there are no such weights to start from, or they could not be fetched.
-            ValueError: the checkpoint is of another network, or the weights are.
+            OSError: the weights to start from do not exist, or could not be downloaded.
+            ValueError: the checkpoint or the weights are of another network.
         """
-        run = RunFolder(folder)
         if is_chief(self.strategy):
             run.remove_incomplete_checkpoints()
         self._manager = tf.train.CheckpointManager(self._checkpoint, str(run.checkpoints), self.config.keep_checkpoints)
         if self._manager.latest_checkpoint:
-            _check_config(self.config, run)
+            _check_options(self.config, run)
             self._checkpoint.restore(self._manager.latest_checkpoint).assert_consumed()
             self._fork_seeds()
         elif self.config.weights:
-            weights: Any = self.config.weights
-            if pretrained.is_name(weights):
-                weights = pretrained.fetch(pretrained.find(self.config.model_name, weights))
-            load_weights(self.model, weights, other_classes=True)
+            published = _find_published(self.config)
+            source: Any = pretrained.fetch(published) if published else self.config.weights
+            load_weights(self.model, source, other_classes=True)
             self.average.set_weights(self.model.get_weights())
         return self.step
 
-    def agree(self) -> None:
-        """Gives all replicas the mean of their batch norms' statistics, where each has its own."""
+    def load_checkpoint(self, path: str) -> None:
+        """Loads a checkpoint in `checkpoints/` or `archive/` of a run to evaluate it.
+
+        Raises:
+            ValueError: the checkpoint is of another network.
+            tf.errors.NotFoundError: the checkpoint was removed.
+        """
+        _check_options(self.config, run_of_checkpoint(path))
+        self._checkpoint.restore(path).expect_partial()  # with another dropout, the seeds differ
+
+    def write(self, path: str) -> None:
+        """Writes a checkpoint to a given path."""
+        self._checkpoint.write(path)
+
+    def save(self) -> None:
+        """Writes a complete checkpoint or none, and the options of the run. A diverged network is never saved.
+
+        Raises:
+            ValueError: the network returns values that are not finite.
+        """
+        self.synchronize_statistics()
+        blank = tf.zeros((1, self.variant.resolution, self.variant.resolution, 3))
+        for model in (self.model, self.average):
+            if not np.isfinite(model(blank, training=False)).all():
+                raise ValueError(divergence_message("network returns values that are not finite", self.step))
+        if not is_chief(self.strategy):
+            return
+        RunFolder(Path(self._manager.directory).parent).write_options(dataclasses.asdict(self.config))
+        self._manager.save(checkpoint_number=self.step)
+
+    def synchronize_statistics(self) -> None:
+        """Replaces the batch normalization statistics of each replica by their mean, if the replicas differ."""
         if self.config.batch_norm_sync != "all" and self.strategy.num_replicas_in_sync > 1:
             self.strategy.run(self._average_statistics)
 
@@ -172,56 +229,26 @@ class Run:
 
         return average
 
-    def check_scale(self) -> None:
-        """Raises ValueError where no scale of the loss has given finite gradients."""
+    def check_loss_scale(self) -> None:
+        """Raises ValueError if the gradients overflowed at every scale of the loss."""
         scale = getattr(self.optimizer, "dynamic_scale", None)
         if scale is not None and scale.numpy() < 1:
-            raise ValueError(diverged("gradients are not finite, whatever the scale of the loss,", self.step))
+            raise ValueError(divergence_message("gradients are not finite at any loss scale", self.step))
 
-    def take(self, path: str) -> None:
-        """Takes a checkpoint, in `checkpoints/` or `archive/` of a run, to evaluate it.
-
-        Raises:
-            ValueError: the checkpoint is of another network.
-            tf.errors.NotFoundError: it is gone.
-        """
-        _check_config(self.config, run_of_checkpoint(path))
-        self._checkpoint.restore(path).expect_partial()  # another dropout has other seeds
-
-    def write(self, path: str) -> None:
-        """Writes a checkpoint to a path of its own."""
-        self._checkpoint.write(path)
-
-    def save(self) -> None:
-        """Writes a checkpoint, whole or not at all, and the options it fits; not of a network that has diverged.
-
-        Raises:
-            ValueError: the network gives values that are not finite.
-        """
-        self.agree()
-        blank = tf.zeros((1, self.variant.resolution, self.variant.resolution, 3))
-        for model in (self.model, self.average):
-            if not np.isfinite(model(blank, training=False)).all():
-                raise ValueError(diverged("network gives values that are not finite", self.step))
-        if not is_chief(self.strategy):
-            return
-        RunFolder(Path(self._manager.directory).parent).write_options(dataclasses.asdict(self.config))
-        self._manager.save(checkpoint_number=self.step)
-
-    def exportable(self) -> keras.Model:
-        """The averaged network with probabilities, free of any strategy."""
+    def to_classifier(self) -> keras.Model:
+        """Returns the averaged network with probabilities as output, created outside the strategy."""
         model = _make_classifier(self.config, self.variant)
         model.set_weights(self.average.get_weights())
         return model
 
 
 def load_classifier(config: TrainConfig, path: str) -> keras.Model:
-    """The averaged network of a checkpoint, with probabilities.
+    """Returns the averaged network of a checkpoint, with probabilities as output.
 
     Raises:
         ValueError: the checkpoint is of another network.
     """
-    _check_config(config, run_of_checkpoint(path))
+    _check_options(config, run_of_checkpoint(path))
     model = _make_classifier(config, make_variant(config))
     table = tf.train.Checkpoint(**{v.path: v.value for v in model.weights})
     part = "average" if config.moving_average_decay > 0 else "model"
@@ -237,14 +264,15 @@ def _make_classifier(config, variant):
     return _make_network(config, variant, name=config.model_name.replace("-", ""))
 
 
-def _precision(config, strategy):
+def _policy_name(config, strategy):
+    """Returns the name of the Keras dtype policy for `config.precision`."""
     on_tpu = isinstance(strategy, tf.distribute.TPUStrategy)
     name = config.precision or ("bfloat16" if on_tpu else "float32")
     return name if name == "float32" else f"mixed_{name}"
 
 
 @contextlib.contextmanager
-def _dtype_policy(name):
+def _dtype_policy(name: str) -> Iterator[None]:
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy(name)
     try:
@@ -253,51 +281,69 @@ def _dtype_policy(name):
         keras.config.set_dtype_policy(before)
 
 
-def _freeze(model, layers):
-    """Turns training off for the layers whose whole name fits a pattern, or a word of FROZEN."""
+def _freeze_layers(model, layers):
+    """Freezes the layers whose complete name matches a pattern, or a name in FROZEN."""
     if not layers:
         return
     try:
         pattern = re.compile(FROZEN.get(layers, layers))
     except re.error as error:
-        raise ValueError(f"`frozen_layers` is no pattern: {error}. Received: frozen_layers={layers}") from error
+        raise ValueError(
+            f"`frozen_layers` must be a regular expression: {error}. Received: frozen_layers={layers}"
+        ) from error
     frozen = [layer for layer in model.layers if layer.weights and pattern.fullmatch(layer.name)]
     if not frozen:
         raise ValueError(
-            f"`frozen_layers` fits no layer of {model.name}. Received: frozen_layers={layers}. It must be backbone, "
-            "batch_norm or a pattern that fits whole names of layers, block1a_.* for example."
+            f"`frozen_layers` must be backbone, batch_norm or a pattern that matches complete layer names, for example "
+            f"block1a_.*, but it matches no layer of {model.name}. Received: frozen_layers={layers}"
         )
     for layer in frozen:
         layer.trainable = False
     if not model.trainable_variables:
-        raise ValueError(f"`frozen_layers` leaves nothing to train. Received: frozen_layers={layers}")
+        raise ValueError(f"`frozen_layers` must leave a layer to train. Received: frozen_layers={layers}")
 
 
-def _set_batch_norms(model, config, replicas):
-    """Momentum, and whose images they look at: of all replicas, or of groups of a size that the official code chose."""
+def set_batch_norms(model: keras.Model, config: TrainConfig, replicas: int) -> None:
+    """Sets the momentum of batch normalization, and the number of replicas that share its statistics.
+
+    The number is all replicas, one, or with `batch_norm_sync=groups` the number that the official code uses.
+
+    Raises:
+        ValueError: the groups do not divide the replicas.
+    """
     group = {"all": replicas, "none": 1, "groups": max(8, replicas // 8) if replicas > 8 else 1}[config.batch_norm_sync]
     if replicas % group:
-        raise ValueError(f"batch_norm_sync=groups needs groups of {group} replicas, but there are {replicas}.")
+        raise ValueError(
+            f"`batch_norm_sync=groups` needs a multiple of {group} replicas. Received: {replicas} replicas. "
+            "Choose all or none, or another number of devices."
+        )
     for layer in model.layers:
         if isinstance(layer, BatchNormalization):
             layer.momentum, layer.synchronized, layer.group = config.batch_norm_momentum, group > 1, group
 
 
-def _check_config(config, run):
-    old, new = json.loads(run.config.read_text("utf-8")), dataclasses.asdict(config)
-    if (old.get("moving_average_decay", 0) > 0) == (new["moving_average_decay"] > 0):  # whether there are averages
+def _check_options(config, run):
+    """Raises ValueError if the options that must match differ from those of the run."""
+    old, new = run.read_options(), dataclasses.asdict(config)
+    if old is None:
+        raise FileNotFoundError(f"{run.config} is missing: without it the checkpoints of the run cannot be used.")
+    if (old.get("moving_average_decay", 0) > 0) == (new["moving_average_decay"] > 0):  # only averaging on or off counts
         old["moving_average_decay"] = new["moving_average_decay"]
-    fixed = (*NETWORK, "moving_average_decay", *(TRAINING if config.mode in ("train", "train_and_eval") else ()))
+    training = TRAINING if config.mode in ("train", "train_and_eval") else ()
+    fixed = (*NETWORK, "moving_average_decay", *training)
     differing = [name for name in fixed if old.get(name) != new[name]]
     if differing:
-        was = ", ".join(f"{name}={old.get(name)}" for name in differing)
-        now = ", ".join(f"{name}={new[name]}" for name in differing)
-        raise ValueError(f"{run.path} holds a run with {was}; this one has {now}. Choose another `model_dir`.")
+        expected = ", ".join(f"{name}={old.get(name)}" for name in differing)
+        received = ", ".join(f"{name}={new[name]}" for name in differing)
+        raise ValueError(
+            f"{run.path} holds a run with {expected}. Received: {received}. Give the same options, or another "
+            "`model_dir`."
+        )
 
 
-def diverged(what: str, step: int) -> str:
-    """The words for a run that has left the numbers."""
+def divergence_message(what: str, step: int) -> str:
+    """Returns the error message of a run that has diverged."""
     return (
-        f"The {what} at step {step}. The checkpoints are of before. Look at the data, and start again with a lower "
-        "`base_learning_rate`; in another `model_dir` if it goes wrong again."
+        f"The {what} at step {step}. The checkpoints are from before. Check the data, and train again with a lower "
+        "`base_learning_rate`; if it diverges again, in another `model_dir`."
     )

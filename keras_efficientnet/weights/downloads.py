@@ -1,4 +1,4 @@
-"""A URL -> a file that is whole: what broke off goes on, and what has another hash than its name says is not kept."""
+"""Downloads files: resumes after an interruption, and deletes a file whose hash is not the published one."""
 
 import base64
 import contextlib
@@ -14,20 +14,20 @@ from collections.abc import Iterator
 
 import tqdm
 
-PIECE = 2**20  # bytes
+CHUNK = 2**20  # bytes
 
 
 def download(url: str, folder: pathlib.Path, *, sha512: str | None = None) -> pathlib.Path:
-    """The file of a URL, from the folder if it is there, else fetched into it.
+    """Returns the file of a URL, downloaded if the folder does not have it.
 
     Args:
-        url: its name ends in a dash and the first digits of its SHA-256, as in "efficientnet_b1-c27df63c.pth".
-        folder: where such files are kept; beside them, as `.partial`, what has come so far of others.
-        sha512: in base64, as npm has it, for a file whose name does not tell its hash.
+        url: its name ends in a dash and the first digits of its SHA-256: "efficientnet_b1-c27df63c.pth".
+        folder: cache folder; an incomplete download is kept there as `.partial`.
+        sha512: SHA-512 in base64, as npm writes it, of a file whose name does not contain its hash.
 
     Raises:
-        ConnectionError: it could not be fetched, or not all of it; the next call goes on from there.
-        ValueError: its hash is not that one; it is deleted.
+        ConnectionError: the download failed; the next call resumes it.
+        ValueError: the hash differs; the file is deleted.
     """
     path = folder / url.rpartition("/")[2]
     digits = sha512 or _digits(url)
@@ -41,17 +41,17 @@ def download(url: str, folder: pathlib.Path, *, sha512: str | None = None) -> pa
         raise ConnectionError(f"Tried {url}: {describe(error)}.") from None
     if not is_whole(partial, digits):
         partial.unlink()
-        kind = "SHA-512 than was published" if sha512 else "SHA-256 than its name says"
-        raise ValueError(f"What came from {url} has another {kind}, and is deleted. Try again.")
+        expected = "SHA-512 than the published one" if sha512 else "SHA-256 than its name says"
+        raise ValueError(f"The file from {url} has another {expected}, and was deleted. Try again.")
     return partial.replace(path)
 
 
 def is_whole(path: pathlib.Path, digits: str) -> bool:
-    """Whether there is a file with this hash: the start of a SHA-256 in hexadecimal, or a SHA-512 in base64."""
+    """Returns whether a file exists and has a hash: the start of a SHA-256 in hexadecimal, or a SHA-512 in base64."""
     if not path.is_file():
         return False
     if digits.endswith("=="):
-        return base64.b64encode(_digest(path, "sha512").digest()).decode() == digits
+        return base64.b64encode(_digest(path, "sha512")).decode() == digits
     return sha256(path).startswith(digits)
 
 
@@ -64,57 +64,57 @@ def _digits(url: str) -> str:
 
 @contextlib.contextmanager
 def _partial(path: pathlib.Path) -> Iterator[pathlib.Path]:
-    """A file of this process alone, with what an earlier one left of `path`; left to the next if this breaks off."""
-    left, own = (path.with_name(f"{path.name}{middle}.partial") for middle in ("", f".{uuid.uuid4().hex}"))
+    """Yields a file of this process alone, which continues the `.partial` of an earlier process if there is one."""
+    shared, own = (path.with_name(f"{path.name}{middle}.partial") for middle in ("", f".{uuid.uuid4().hex}"))
     with contextlib.suppress(FileNotFoundError):
-        left.rename(own)
+        shared.rename(own)
     try:
         yield own
     except BaseException:
         with contextlib.suppress(FileNotFoundError):
-            own.replace(left)
+            own.replace(shared)
         raise
 
 
 def _fetch(url: str, partial: pathlib.Path) -> None:
-    begun = partial.stat().st_size if partial.exists() else 0
-    request = urllib.request.Request(url, headers={"Range": f"bytes={begun}-"} if begun else {})
+    start = partial.stat().st_size if partial.exists() else 0
+    request = urllib.request.Request(url, headers={"Range": f"bytes={start}-"} if start else {})
     try:
         response = urllib.request.urlopen(request, timeout=30)
     except urllib.error.HTTPError as error:
         error.close()
-        if not begun or error.code != http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
+        if not start or error.code != http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
             raise
-        partial.unlink()  # it is not the beginning of this file
+        partial.unlink()  # the partial file is not the beginning of this file
         return _fetch(url, partial)
     with response:
         if response.status != http.HTTPStatus.PARTIAL_CONTENT:
-            begun = 0
-        total = None if response.length is None else begun + response.length  # None, too, if the header is no number
-        bar = tqdm.tqdm(desc=url.rpartition("/")[2], initial=begun, total=total, unit="B", unit_scale=True)
-        with partial.open("ab" if begun else "wb") as file, bar:
-            while piece := response.read(PIECE):
-                bar.update(file.write(piece))
-    came = partial.stat().st_size
-    if total is not None and came != total:
-        raise ConnectionError(f"the connection ended after {came:,} of {total:,} bytes")
+            start = 0
+        total = None if response.length is None else start + response.length  # also None if the header is not a number
+        bar = tqdm.tqdm(desc=url.rpartition("/")[2], initial=start, total=total, unit="B", unit_scale=True)
+        with partial.open("ab" if start else "wb") as file, bar:
+            while chunk := response.read(CHUNK):
+                bar.update(file.write(chunk))
+    size = partial.stat().st_size
+    if total is not None and size != total:
+        raise ConnectionError(f"the connection ended after {size:,} of {total:,} bytes")
 
 
 def sha256(path: pathlib.Path) -> str:
-    """The hash of a file's content, 64 digits."""
-    return _digest(path, "sha256").hexdigest()
+    """Returns the SHA-256 of a file, 64 hexadecimal digits."""
+    return _digest(path, "sha256").hex()
 
 
-def _digest(path: pathlib.Path, kind: str) -> "hashlib._Hash":
+def _digest(path: pathlib.Path, kind: str) -> bytes:
     digest = hashlib.new(kind)
     with path.open("rb") as file:
-        while piece := file.read(PIECE):
-            digest.update(piece)
-    return digest
+        while chunk := file.read(CHUNK):
+            digest.update(chunk)
+    return digest.digest()
 
 
 def describe(error: BaseException) -> str:
-    """The first cause of an error, in one line."""
+    """Returns the first cause of an error, in one line."""
     while error.__cause__ is not None:
         error = error.__cause__
     return f"{type(error).__name__}: {' '.join(str(error).split())}".rstrip(".: ")

@@ -1,100 +1,116 @@
-"""What a file may differ in from the network that takes it: classes, channels, padding; each is said by a warning."""
+"""Adapts weights to a network with other classes, channels or padding; each adaptation gives a message."""
 
 import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
+import keras
 import numpy as np
 
-WITH_BACKGROUND = 1001  # classes of the official code: "background" goes before the 1000 of ImageNet
-WORDS = {21843: "21843 classes, those of ImageNet-21k", 11821: "11821 classes, those of ImageNet-12k"}
+from keras_efficientnet.weights.pairing import Origin, Pair
+
+CLASSES_WITH_BACKGROUND = 1001  # of the official code: "background" comes before the 1000 ImageNet classes
+DATASETS = {21843: "21843 classes, those of ImageNet-21k", 11821: "11821 classes, those of ImageNet-12k"}
 
 
-def fit_classifier(pairs, found, model, source, adapts):
-    """Fits the classifier of a file for other classes: without the background's column, or not at all.
+class Adaptation(NamedTuple):
+    """What `fill` does differently for a network that differs from the file."""
+
+    changes: Mapping[str, Callable[[np.ndarray], np.ndarray]] = {}  # by key: applied to the array in our layout
+    keeps_classifier: bool = False  # the network keeps its own classifier
+    message: str | None = None
+
+
+def adapt_classifier(
+    pairs: Sequence[Pair], found: Mapping[str, Any], model: keras.Model, source: str, *, may_keep: bool
+) -> Adaptation:
+    """Adapts a classifier for other classes: drops the column of the background, or keeps the network's classifier.
 
     Args:
-        pairs: all of the network.
-        found: the arrays of the file by their names there.
-        model: that takes them.
-        source: what to call the file.
-        adapts: whether the model may keep its own classifier.
-
-    Returns:
-        The pairs to fill, the changes of arrays by name, and a message, or None.
+        pairs: all pairs of the network.
+        found: arrays of the file, by their keys.
+        model: network to fill.
+        source: name of the file in messages.
+        may_keep: whether the network may keep its own classifier.
     """
     classifier = [pair for pair in pairs if pair.layer == "predictions"]
-    shapes = [tuple(found[pair.key].shape) for pair in classifier]
-    places = [pair.axes.index(len(pair.axes) - 1) for pair in classifier]
-    if any(len(shape) != len(pair.shape) for shape, pair in zip(shapes, classifier, strict=True)):
-        return pairs, {}, None
-    theirs = {shape[place] for shape, place in zip(shapes, places, strict=True)}
-    own = {pair.shape[place] for pair, place in zip(classifier, places, strict=True)}
-    others = [
-        (shape[:place] + shape[place + 1 :], pair.shape[:place] + pair.shape[place + 1 :])
-        for shape, place, pair in zip(shapes, places, classifier, strict=True)
-    ]
-    if len(theirs) != 1 or theirs == own or any(one != other for one, other in others):
-        return pairs, {}, None
-    (classes,), (wanted,) = theirs, own
-    if classes == WITH_BACKGROUND == wanted + 1:
-        message = f"{source} is for 1001 classes, the background first: {model.name} takes the other 1000."
-        return pairs, {pair.key: _without_first for pair in classifier}, message
-    if not adapts:
-        return pairs, {}, None
+    classes = _count_other_classes(classifier, [tuple(found[pair.key].shape) for pair in classifier])
+    if classes is None:
+        return Adaptation()
+    wanted = classifier[0].variable.shape[-1]
+    if classes == CLASSES_WITH_BACKGROUND == wanted + 1:
+        message = f"{source} is for 1001 classes, the background first: {model.name} uses the other 1000."
+        return Adaptation(changes={pair.key: _without_first for pair in classifier}, message=message)
+    if not may_keep:
+        return Adaptation()
     message = (
-        f"{source} is for {WORDS.get(classes, f'{classes} classes')}, {model.name} for {wanted}: its classifier "
-        "stays as it was. Train it."
+        f"{source} is for {DATASETS.get(classes, f'{classes} classes')}, {model.name} for {wanted}: its classifier "
+        "is left unchanged. Train it."
     )
-    return [pair for pair in pairs if pair.layer != "predictions"], {}, message
+    return Adaptation(keeps_classifier=True, message=message)
+
+
+def _count_other_classes(classifier, shapes):
+    """Returns the number of classes in the file if this is all that differs from the classifier, else None."""
+    if any(len(shape) != len(pair.shape) for shape, pair in zip(shapes, classifier, strict=True)):
+        return None
+    counts = set()
+    for shape, pair in zip(shapes, classifier, strict=True):
+        axis = pair.axes.index(len(pair.axes) - 1)
+        if shape[:axis] + shape[axis + 1 :] != pair.shape[:axis] + pair.shape[axis + 1 :]:
+            return None
+        counts.add((shape[axis], pair.shape[axis]))
+    if len(counts) != 1:
+        return None
+    (theirs, ours), *_ = counts
+    return None if theirs == ours else theirs
 
 
 def _without_first(array):
     return array[..., 1:]
 
 
-def fit_stem(pairs, found, model, source):
-    """Fits the stem's kernels for RGB to images of other channels: summed for one, repeated and scaled for more.
+def adapt_stem(pairs: Sequence[Pair], found: Mapping[str, Any], model: keras.Model, source: str) -> Adaptation:
+    """Adapts RGB stem kernels to other channels: sums them for one channel, repeats and scales them for more.
 
     Args:
-        pairs: all of the network.
-        found: the arrays of the file by their names there.
-        model: that takes them.
-        source: what to call the file.
-
-    Returns:
-        The changes of arrays by name, and a message, or None.
+        pairs: all pairs of the network.
+        found: arrays of the file, by their keys.
+        model: network to fill.
+        source: name of the file in messages.
     """
     for pair in pairs:
         if pair.layer != "stem_conv":
             continue
-        place, channels = pair.axes.index(2), pair.variable.shape[2]
-        rgb = (*pair.shape[:place], 3, *pair.shape[place + 1 :])
+        axis, channels = pair.axes.index(2), pair.variable.shape[2]
+        rgb = (*pair.shape[:axis], 3, *pair.shape[axis + 1 :])
         if channels != 3 and tuple(found[pair.key].shape) == rgb:
             message = f"{source} is for RGB, {model.name} for images of {channels} channels: the stem is adapted."
-            return {pair.key: functools.partial(_mix, channels=channels)}, message
-    return {}, None
+            return Adaptation(changes={pair.key: functools.partial(_mix_channels, channels=channels)}, message=message)
+    return Adaptation()
 
 
-def _mix(array, *, channels):
+def _mix_channels(array, *, channels):
     array = array.astype("float32")
     if channels == 1:
         return array.sum(axis=2, keepdims=True)
     return array[:, :, np.arange(channels) % 3] * (3 / channels)
 
 
-def check_padding(model, origin, source, asked):
-    """Holds the padding and the epsilon that weights were trained with to those of the network.
+def check_padding(model: keras.Model, origin: Origin, source: str, requested: bool) -> str | None:
+    """Checks that the network has the padding and the epsilon that the weights were trained with.
 
     Args:
-        model: that takes them.
-        origin: of the weights.
-        source: what to call the file.
-        asked: whether weights for another padding are wanted all the same.
+        model: network to fill.
+        origin: origin of the weights.
+        source: name of the file in messages.
+        requested: whether the user asked for this origin, and so accepts another padding.
 
     Returns:
-        A message where they differ, or None.
+        A message if they differ, or None.
 
     Raises:
-        ValueError: the padding is another, and nobody asked.
+        ValueError: the padding differs, and the user did not ask for the origin.
     """
     layers = {layer.name: layer for layer in model.layers}
     if origin.graph is None or not {"stem_conv", "stem_bn"} <= set(layers):
@@ -105,11 +121,11 @@ def check_padding(model, origin, source, asked):
     if own in graphs:
         return None
     padding, epsilon = graphs[0]
-    differences = (
+    difference = (
         f"{source} has weights of {origin.name}, trained with {padding} padding and an epsilon of {epsilon:g}; "
         f"{model.name} has {own[0]} padding and {own[1]:g}"
     )
-    if own[0] in {padding for padding, _ in graphs} or asked:
-        return f"{differences}: its results are not the published ones. Train it further."
-    mend = "a network whose name ends in -torch" if padding == "symmetric" else "the network without -torch"
-    raise ValueError(f"{differences}. Build {mend}, or take them all the same with origin={origin.name!r}.")
+    if own[0] in {padding for padding, _ in graphs} or requested:
+        return f"{difference}: its results are not the published ones. Train it further."
+    other = "a network whose name ends in -torch" if padding == "symmetric" else "the network without -torch"
+    raise ValueError(f"{difference}. Build {other}, or load them all the same with origin={origin.name!r}.")

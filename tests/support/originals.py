@@ -1,4 +1,4 @@
-"""The originals as they were recorded: names and shapes of weights, images, logits; and our networks beside them."""
+"""Recorded data of the original programs: names and shapes of weights, images, logits; and our networks."""
 
 import gzip
 import json
@@ -12,7 +12,7 @@ from keras_efficientnet import models
 from keras_efficientnet.weights import registry
 from support.reference import reference_array, reference_images
 
-# pixels of the reference images -> what the originals were run on: tests/golden/timm/cases.json, "normalisation"
+# how the original programs normalised the reference images: tests/golden/timm/cases.json, "normalisation"
 NORMALISATIONS = {
     "imagenet": lambda x: (x / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225],
     "half": lambda x: (x / 255 - 0.5) / 0.5,
@@ -26,12 +26,12 @@ def read_origin(origin):
 
 
 def read_rows(origin, name):
-    """(name, shape) of every array that the original has."""
+    """Returns (name, shape) of every array of the original."""
     return json.loads(gzip.decompress((GOLDEN / origin / f"{name}.json.gz").read_bytes()))
 
 
 def read_state(name, origin="timm"):
-    """The state_dict of the original: every array by the reference formula, under its own name and in its shape."""
+    """Returns the state_dict of the original: each array by the reference formula, with its own name and shape."""
     experts = read_origin(origin).get("experts", {}).get(name, {})
     return {
         key: reference_array(key, experts.get(key, shape)).reshape(shape)
@@ -57,12 +57,12 @@ def make_images(case):
 
 def assert_close(actual, expected, case):
     """Asserts that logits are those of the original, to float32 precision."""
-    # a right float32 network is at 2e-6 of the largest logit: ../shared/reference said so of four implementations
+    # correct float32 networks differ by 2e-6 of the largest logit, as measured on four implementations
     np.testing.assert_allclose(actual, expected, rtol=0, atol=2e-5 * case["logits_max_abs"], err_msg=case["case"])
 
 
 def assert_each_fills_one(model, rows, extras, origin=None):
-    """Of arrays that each hold one number of their own, every variable has one, and all are used but the extras."""
+    """Loads arrays that each hold one distinct number: every variable gets one, and only extras are unused."""
     numbers = {key: number for number, (key, _) in enumerate(rows, 1)}
     arrays = {key: np.broadcast_to(np.float32(numbers[key]), shape) for key, shape in rows}
     with warnings.catch_warnings():
@@ -72,13 +72,13 @@ def assert_each_fills_one(model, rows, extras, origin=None):
 
 
 def assert_filled(model, numbers):
-    """Every variable holds one number only, and all of them together hold these."""
-    found = [np.unique(array) for array in model.get_weights() if array.dtype == "float32"]
-    assert all(len(values) == 1 for values in found)
-    assert sorted(float(values[0]) for values in found) == sorted(numbers)
+    """Asserts that each variable holds a single number, and that these are `numbers`."""
+    found = [(float(array.min()), float(array.max())) for array in model.get_weights() if array.dtype == "float32"]
+    assert all(lowest == highest for lowest, highest in found)
+    assert sorted(lowest for lowest, _ in found) == sorted(numbers)
 
 
 def slow_if_large(name, value=None):
-    """A parameter of pytest: networks above B5 take seconds to build and gigabytes to hold."""
+    """Returns a pytest parameter, marked slow for networks above B5, which need gigabytes."""
     large = any(name.endswith(end) for end in ("b6", "b7", "b8", "l2"))
     return pytest.param(name if value is None else value, id=name, marks=[pytest.mark.slow] if large else [])

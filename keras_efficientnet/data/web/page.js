@@ -1,14 +1,14 @@
-// A picture that is dropped, chosen or pasted -> the five likeliest classes. Everything runs here and sends nothing: the
-// content security policy in index.html allows requests to the page's own server alone.
+// Names the five most likely classes of an image that is dropped, chosen or pasted. Everything runs in the browser: the
+// content security policy in index.html allows requests only to the server of the page.
 
 import { centralWindow, resize } from "./preprocessing.js";
 
 const TOP = 5;
 const element = (id) => document.getElementById(id);
-let latest = 0; // number of the picture that counts: of two in short order the second
-let shown = null; // address of the picture in view
+let latest = 0; // number of the latest image: results of earlier ones are dropped
+let shown = null; // URL of the displayed image
 
-class Problem extends Error {} // one that a user can do something about, in words for them
+class Problem extends Error {} // an error that users can do something about; its message is for them
 
 element("unstarted").hidden = true;
 const network = start();
@@ -17,18 +17,18 @@ listen();
 
 async function start() {
   if (typeof WebAssembly !== "object") {
-    throw new Problem("This browser runs no WebAssembly, which the network needs. It may be switched off (a strict " +
-      "security mode, or a policy of your organisation); else take a browser of 2023 or later.");
+    throw new Problem("This browser does not run WebAssembly, which the network needs. It may be switched off (a " +
+      "strict security mode, or a policy of your organisation). Otherwise, use a browser from 2023 or later.");
   }
-  say("Loading the network…");
+  setStatus("Loading the network…");
   const settings = await get("settings.json", (response) => response.json());
   const labels = await get("labels.txt", (response) => response.text());
   const model = await load();
-  await model(new Float32Array(settings.resolution ** 2 * 3), settings.resolution); // the first call is a slow one
+  await model(new Float32Array(settings.resolution ** 2 * 3), settings.resolution); // warm-up: the first call is slow
   const names = labels.replace(/\r?\n$/, "").split(/\r?\n/);
   element("about").textContent = `${settings.network}: ${settings.resolution} × ${settings.resolution} pixels, ` +
     `${names.length} classes, run by ${settings.runtime}.`;
-  say("Ready for a picture.");
+  setStatus("Ready for an image.");
   return { ...settings, names, model };
 }
 
@@ -40,7 +40,7 @@ async function load() {
   return async (pixels, size) => {
     const input = new Tensor(pixels, [1, size, size, 3]);
     const outputs = await compiled.run(input);
-    const probabilities = outputs[0].toTypedArray().slice(); // a copy: the memory is given back here
+    const probabilities = outputs[0].toTypedArray().slice(); // a copy: the tensors are deleted next
     [input, ...outputs].forEach((tensor) => tensor.delete());
     return probabilities;
   };
@@ -49,8 +49,8 @@ async function load() {
 async function get(name, read) {
   const response = await fetch(name).catch(() => null);
   if (!response?.ok) {
-    throw new Problem(`${name} could not be loaded (${response ? `status ${response.status}` : "no answer"}). It belongs ` +
-      "beside index.html on the web server. Then load this page again.");
+    throw new Problem(`${name} could not be loaded (${response ? `status ${response.status}` : "no answer"}). Put it ` +
+      "beside index.html on the web server and reload this page.");
   }
   return read(response);
 }
@@ -60,16 +60,16 @@ async function classify(file) {
   try {
     document.body.classList.add("busy");
     element("error").hidden = true;
-    const picture = await decode(file);
-    if (number !== latest) return picture.close();
+    const bitmap = await decode(file);
+    if (number !== latest) return bitmap.close();
     const { names, model, resolution, ...settings } = await network;
-    if (number !== latest) return picture.close();
-    const window = centralWindow(picture.height, picture.width, settings.crop_fraction);
-    show(file, picture, window);
-    say("Looking…");
+    if (number !== latest) return bitmap.close();
+    const window = centralWindow(bitmap.height, bitmap.width, settings.crop_fraction);
+    show(file, bitmap, window);
+    setStatus("Looking…");
     await painted();
     const begun = performance.now();
-    const rgba = read(picture, window);
+    const rgba = read(bitmap, window);
     const pixels = resize(rgba, window.side, resolution, settings.interpolation, settings.half_pixel_centers);
     const prepared = performance.now();
     const probabilities = await model(pixels, resolution);
@@ -82,20 +82,20 @@ async function classify(file) {
   }
 }
 
-// Its pixels as they are stored, but upright as the camera says: no colour profile, no multiplication by alpha.
+// Returns the pixels as stored, rotated as the camera recorded: no colour profile, no premultiplied alpha.
 async function decode(file) {
   const options = { colorSpaceConversion: "none", premultiplyAlpha: "none", imageOrientation: "from-image" };
   return createImageBitmap(file, options).catch(() => {
     const kind = file.type ? ` (${file.type})` : "";
-    throw new Problem(`“${file.name}”${kind} is no picture that this browser can read. Try a JPEG, PNG or WebP.`);
+    throw new Problem(`“${file.name}”${kind} is not an image that this browser can read. Try a JPEG, PNG or WebP.`);
   });
 }
 
-function read(picture, { top, left, side }) {
+function read(bitmap, { top, left, side }) {
   const canvas = Object.assign(document.createElement("canvas"), { width: side, height: side });
   const context = canvas.getContext("2d", { willReadFrequently: true });
-  context.drawImage(picture, -left, -top);
-  picture.close();
+  context.drawImage(bitmap, -left, -top);
+  bitmap.close();
   return context.getImageData(0, 0, side, side).data;
 }
 
@@ -104,12 +104,12 @@ function show(file, { width, height }, { top, left, side }) {
   shown = URL.createObjectURL(file);
   const image = element("image");
   image.src = shown;
-  image.alt = `The picture ${file.name}`;
-  const share = (part, whole) => `${(100 * part) / whole}%`;
+  image.alt = `The image ${file.name}`;
+  const percent = (part, all) => `${(100 * part) / all}%`;
   Object.assign(element("window").style, {
-    top: share(top, height), left: share(left, width), width: share(side, width), height: share(side, height),
+    top: percent(top, height), left: percent(left, width), width: percent(side, width), height: percent(side, height),
   });
-  element("picture").hidden = false;
+  element("preview").hidden = false;
   element("note").hidden = side === width && side === height;
 }
 
@@ -118,9 +118,9 @@ function report(probabilities, names, [preparing, running]) {
   const percent = (share) => `${(100 * share).toFixed(1)} %`;
   const rows = order.slice(0, TOP).map((index) => row(names[index], probabilities[index], percent));
   element("classes").replaceChildren(...rows);
-  say(`Most likely: ${names[order[0]]}, ${percent(probabilities[order[0]])}`);
-  element("time").textContent = `${(preparing + running).toFixed(0)} ms: ${preparing.toFixed(0)} to prepare the picture, ` +
-    `${running.toFixed(0)} for the network.`;
+  setStatus(`Most likely: ${names[order[0]]}, ${percent(probabilities[order[0]])}`);
+  element("time").textContent = `${(preparing + running).toFixed(0)} ms: ` +
+    `${preparing.toFixed(0)} to prepare the image, ${running.toFixed(0)} for the network.`;
 }
 
 function row(name, share, percent) {
@@ -139,7 +139,7 @@ function row(name, share, percent) {
   return item;
 }
 
-function say(text) {
+function setStatus(text) {
   element("status").textContent = text;
 }
 
@@ -148,27 +148,27 @@ function fail(error) {
   element("error").textContent = text;
   element("error").hidden = false;
   for (const id of ["status", "classes", "time"]) element(id).replaceChildren();
-  element("picture").hidden = element("note").hidden = true;
+  element("preview").hidden = element("note").hidden = true;
 }
 
 const painted = () => new Promise((done) => requestAnimationFrame(() => setTimeout(done)));
 
-function take(files) {
+function handle(files) {
   const file = files?.[0];
   if (file) classify(file);
-  else fail(new Problem("That was no file. Save the picture first, or copy it as a picture, and drop or paste that."));
+  else fail(new Problem("That was not a file. Save the image first, or copy it as an image, and drop or paste that."));
 }
 
 function listen() {
   for (const id of ["file", "camera"]) {
     element(id).addEventListener("change", ({ target }) => {
-      if (target.files.length) take([...target.files]);
+      if (target.files.length) handle([...target.files]);
       target.value = ""; // so that the same file can be chosen again
     });
   }
   const over = (on) => element("drop").classList.toggle("over", on);
   addEventListener("dragover", (event) => { event.preventDefault(); over(true); });
   addEventListener("dragleave", (event) => { if (!event.relatedTarget) over(false); });
-  addEventListener("drop", (event) => { event.preventDefault(); over(false); take(event.dataTransfer.files); });
-  addEventListener("paste", (event) => take(event.clipboardData.files));
+  addEventListener("drop", (event) => { event.preventDefault(); over(false); handle(event.dataTransfer.files); });
+  addEventListener("paste", (event) => handle(event.clipboardData.files));
 }

@@ -1,23 +1,23 @@
-// Pixels of a picture -> the pixels the network takes: what keras_efficientnet/preprocessing.py does in evaluation, with
-// TensorFlow's arithmetic (ResizeBicubic and ResizeBilinear, without antialiasing, not clipped). A canvas resizes otherwise.
+// Crops and resizes an image as keras_efficientnet/preprocessing.py does for evaluation, with TensorFlow's arithmetic
+// (ResizeBicubic and ResizeBilinear, without antialiasing or clipping), which differs from that of a canvas.
 
-const TABLE = 1024; // steps between two pixels that TensorFlow has bicubic weights for
+const TABLE = 1024; // positions between two pixels for which TensorFlow has bicubic weights
 
-/** The square in the middle that the network sees, in pixels; cropFraction: share of the shorter side that is kept. */
+/** Returns the central square that the network sees, in pixels; cropFraction: share of the shorter side to keep. */
 export function centralWindow(height, width, cropFraction) {
   const side = Math.max(1, Math.trunc(Math.fround(Math.fround(cropFraction) * Math.min(height, width))));
   return { top: (height - side + 1) >> 1, left: (width - side + 1) >> 1, side };
 }
 
 /**
- * Resizes a square picture.
+ * Resizes a square image.
  *
- * rgba: its pixels, Uint8ClampedArray [side, side, 4] from 0 to 255; alpha is left out.
- * Returns Float32Array [size, size, 3], from 0 to 255 but for the overshoot of the bicubic filter.
+ * rgba: pixels, Uint8ClampedArray [side, side, 4] from 0 to 255; alpha is ignored.
+ * Returns Float32Array [size, size, 3], from 0 to 255 except for the overshoot of the bicubic filter.
  */
 export function resize(rgba, side, size, interpolation, halfPixelCenters) {
   const weigh = { bicubic: cubicTaps, bilinear: linearTaps }[interpolation];
-  const taps = Array.from({ length: size }, (_, place) => weigh(place, size, side, halfPixelCenters));
+  const taps = Array.from({ length: size }, (_, index) => weigh(index, size, side, halfPixelCenters));
   const pixels = new Float32Array(size * size * 3);
   const row = new Float64Array(side * 3);
   taps.forEach((vertical, y) => {
@@ -49,17 +49,17 @@ function mixColumns(row, taps, pixels, start) {
   });
 }
 
-// Where output pixel `place` of `size` lies among the `side` pixels of the source, in float32 as TensorFlow computes it.
-function locate(place, size, side, halfPixelCenters) {
+// Returns the position of output pixel `index` of `size` among the `side` source pixels, in float32 as TensorFlow does.
+function locate(index, size, side, halfPixelCenters) {
   const scale = Math.fround(side / size);
   return halfPixelCenters
-    ? Math.fround(Math.fround(Math.fround(place + 0.5) * scale) - 0.5)
-    : Math.fround(place * scale);
+    ? Math.fround(Math.fround(Math.fround(index + 0.5) * scale) - 0.5)
+    : Math.fround(index * scale);
 }
 
-// [source pixel, weight] of the two neighbours
-function linearTaps(place, size, side, halfPixelCenters) {
-  const location = locate(place, size, side, halfPixelCenters);
+// Returns [source pixel, weight] of the two neighbours.
+function linearTaps(index, size, side, halfPixelCenters) {
+  const location = locate(index, size, side, halfPixelCenters);
   const share = location - Math.floor(location);
   return [
     [Math.max(Math.floor(location), 0), 1 - share],
@@ -67,16 +67,16 @@ function linearTaps(place, size, side, halfPixelCenters) {
   ];
 }
 
-// [source pixel, weight] of the four neighbours. On the half-pixel grid those outside count nothing (Keys 1981, a = -1/2);
-// on the other, that of the published checkpoints, the border's pixel stands for them (a = -3/4).
-function cubicTaps(place, size, side, halfPixelCenters) {
+// Returns [source pixel, weight] of the four neighbours. On the half-pixel grid, pixels outside the image weigh nothing
+// (Keys 1981, a = -1/2). On the grid of the published checkpoints, the border pixel replaces them (a = -3/4).
+function cubicTaps(index, size, side, halfPixelCenters) {
   const a = halfPixelCenters ? -0.5 : -0.75;
-  const location = locate(place, size, side, halfPixelCenters);
+  const location = locate(index, size, side, halfPixelCenters);
   const first = Math.floor(location);
   const share = roundToEven((location - first) * TABLE) / TABLE;
   const weights = [outer(1 + share, a), inner(share, a), inner(1 - share, a), outer(2 - share, a)];
-  const taps = weights.map((weight, index) => {
-    const source = first - 1 + index;
+  const taps = weights.map((weight, offset) => {
+    const source = first - 1 + offset;
     const inside = Math.min(Math.max(source, 0), side - 1);
     return [inside, halfPixelCenters && inside !== source ? 0 : weight];
   });

@@ -1,1 +1,1 @@
-"""Naming tables, one for each program whose weights can be loaded."""
+"""Naming tables: one module for each program whose weights load, with its way back where there is one."""

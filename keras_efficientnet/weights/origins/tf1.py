@@ -1,14 +1,14 @@
-"""The names of the official code, in checkpoints of TensorFlow 1.
+"""Names of the official code, in TensorFlow 1 checkpoints.
 
-Source: github.com/tensorflow/tpu, models/official/efficientnet. A checkpoint of a training also has its counter and the
-optimizer's slots. The conditional convolutions are numbered through the network, and differently over the years: here
-anew in each block, in their order.
+Source: github.com/tensorflow/tpu, models/official/efficientnet. A training checkpoint also holds the step and the
+optimizer's slots. The official code numbers conditional convolutions through the whole network, in ways that changed
+over the years; the table numbers them within each block.
 """
 
 import re
 from collections.abc import Iterable
 
-from keras_efficientnet.weights.engine import Origin
+from keras_efficientnet.weights.pairing import Origin
 
 CONDITIONAL = re.compile(r"(blocks_\d+/(?:depthwise_)?cond_conv2d)(?:_(\d+))?(/.+)")
 WIDENING = {
@@ -24,10 +24,13 @@ WIDENING = {
 
 
 def restart_counters(keys: Iterable[str]) -> dict[str, str]:
-    """Names without the network's, and with conditional convolutions numbered in each block -> the names that came.
+    """Removes the network's name, and numbers conditional convolutions within each block.
+
+    Returns:
+        The keys, by their new names.
 
     Raises:
-        ValueError: two become the same.
+        ValueError: two keys get the same name.
     """
     plain = {key: re.sub(r"^(?:[^/]+/)?(?:model/)?(?=(?:stem|head|blocks_\d+)/)", "", key) for key in keys}
     found = {key: match for key, name in plain.items() if (match := CONDITIONAL.fullmatch(name))}
@@ -39,8 +42,9 @@ def restart_counters(keys: Iterable[str]) -> dict[str, str]:
         plain[key] = f"{layer}_{place}{leaf}" if place else f"{layer}{leaf}"
     names = {name: key for key, name in plain.items()}
     if len(names) < len(plain):
-        double = next(key for key, name in plain.items() if names[name] != key)
-        raise ValueError(f"The checkpoint is of several networks: {double} and {names[plain[double]]}. Take one.")
+        duplicate = next(key for key, name in plain.items() if names[name] != key)
+        other = names[plain[duplicate]]
+        raise ValueError(f"The checkpoint holds several networks: {duplicate} and {other}. Save one of them alone.")
     return names
 
 

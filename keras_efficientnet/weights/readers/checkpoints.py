@@ -1,33 +1,33 @@
-"""Checkpoints of TensorFlow -> arrays: the official code's, of TensorFlow 1, and those of our runs."""
+"""Reads TensorFlow checkpoints: those of the official TensorFlow 1 code, and those of our runs."""
 
 import contextlib
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from keras_efficientnet.weights.readers.stored import Stored, in_words
+from keras_efficientnet.weights.readers.lazy_array import LazyArray, report_damage
 
-AVERAGED = "/ExponentialMovingAverage"  # the end of an averaged copy's name
-OF_RUN = re.compile(r"(average|model)/(.+)/\.ATTRIBUTES/VARIABLE_VALUE")  # of training/state.py
-WHOLE = "a whole TensorFlow checkpoint"
+AVERAGED = "/ExponentialMovingAverage"  # ending of an averaged variable's name
+OF_RUN = re.compile(r"(average|model)/(.+)/\.ATTRIBUTES/VARIABLE_VALUE")  # as training/state.py saves them
+KIND = "a complete TensorFlow checkpoint"
 
 
 @contextlib.contextmanager
-def open_checkpoint(prefix: str, *, average: bool = True) -> Iterator[dict[str, Stored]]:
-    """The variables of a checkpoint by name.
+def open_checkpoint(prefix: str, *, average: bool = True) -> Iterator[dict[str, LazyArray]]:
+    """Opens the variables of a checkpoint by name.
 
     Args:
-        prefix: what its files are called before `.index`.
-        average: whether to take the averaged copies, under the names of what they are of, where there are any.
+        prefix: path of the checkpoint, without `.index`.
+        average: whether to prefer the averaged variables, where there are any; they get the names of the trained ones.
 
     Raises:
-        ValueError: it is not whole.
+        ValueError: the checkpoint is damaged.
     """
     import tensorflow as tf
 
     @contextlib.contextmanager
     def reading():
-        with in_words(path, WHOLE):
+        with report_damage(path, KIND):
             try:
                 yield
             except tf.errors.OpError as error:
@@ -38,18 +38,18 @@ def open_checkpoint(prefix: str, *, average: bool = True) -> Iterator[dict[str, 
         reader = tf.train.load_checkpoint(prefix)
         shapes, dtypes = reader.get_variable_to_shape_map(), reader.get_variable_to_dtype_map()
 
-    def store(key):
+    def make_array(key):
         def read():
             with reading():
                 return reader.get_tensor(key)
 
-        return Stored(tuple(shapes[key]), dtypes[key].as_numpy_dtype, read)
+        return LazyArray(tuple(shapes[key]), dtypes[key].as_numpy_dtype, read)
 
-    yield {name: store(key) for name, key in _choose(shapes, average).items()}
+    yield {name: make_array(key) for name, key in _select_keys(shapes, average).items()}
 
 
-def _choose(keys, average):
-    """The names to give, and what they are called in the checkpoint."""
+def _select_keys(keys, average):
+    """Returns the keys to read, by the names to give them."""
     ours = {key: match for key in keys if (match := OF_RUN.fullmatch(key))}
     if ours:
         parts = {match[1] for match in ours.values()}
@@ -62,5 +62,5 @@ def _choose(keys, average):
 
 
 def _unescape(name):
-    """The name that TensorFlow wrote with .S for a slash and two points for one."""
+    """Returns the name that TensorFlow escaped: `.S` is a slash, `..` a dot."""
     return name.replace(".S", "/").replace("..", ".")

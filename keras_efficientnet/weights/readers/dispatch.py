@@ -1,4 +1,4 @@
-"""Files of weights -> arrays by their names there, without running anything that stands in them."""
+"""Opens weights files of every kind, by their endings, without running anything in them."""
 
 import contextlib
 import re
@@ -7,24 +7,25 @@ from pathlib import Path
 
 from keras_efficientnet.weights.readers.checkpoints import open_checkpoint
 from keras_efficientnet.weights.readers.hdf5 import open_h5, open_preset
-from keras_efficientnet.weights.readers.pth import open_pth, open_safetensors
-from keras_efficientnet.weights.readers.stored import Stored
+from keras_efficientnet.weights.readers.lazy_array import LazyArray
+from keras_efficientnet.weights.readers.pth import open_pth
+from keras_efficientnet.weights.readers.safetensors import open_safetensors
 
-PTH = (".pth", ".pt", ".bin", ".tar")
+PTH_ENDINGS = (".pth", ".pt", ".bin", ".tar")
 
 
 @contextlib.contextmanager
-def open_weights(path: Path, *, average: bool = True) -> Iterator[dict[str, Stored]]:
-    """The arrays of a file of any kind, by the names that the program which wrote it gave them; read when used.
+def open_weights(path: Path, *, average: bool = True) -> Iterator[dict[str, LazyArray]]:
+    """Opens the arrays of a weights file of any kind, by the names that the file has for them.
 
     Args:
-        path: of a file, of a TensorFlow checkpoint (what its files are called before `.index`, or its folder), or of a
-            folder of keras-hub.
-        average: whether to take the averaged weights, where the file holds both them and the trained ones.
+        path: a file; a TensorFlow checkpoint, by its prefix (the path without `.index`) or its folder; or a keras-hub
+            preset folder.
+        average: whether to prefer averaged weights to trained weights, where the file holds both.
 
     Raises:
-        FileNotFoundError: there is none.
-        ValueError: it is not whole, or of no known kind.
+        FileNotFoundError: there is no such file.
+        ValueError: the file is damaged, or of an unknown kind.
     """
     with contextlib.ExitStack() as stack:
         if path.is_dir():
@@ -33,12 +34,12 @@ def open_weights(path: Path, *, average: bool = True) -> Iterator[dict[str, Stor
             arrays = stack.enter_context(open_checkpoint(prefix, average=average))
         elif not path.is_file():
             raise FileNotFoundError(
-                "`weights` must be None or the path of a TensorFlow checkpoint, a run's folder, a keras-hub preset or "
+                "`weights` must be None or the path of a TensorFlow checkpoint, a run folder, a keras-hub preset or "
                 f"a .weights.h5, .h5, .keras, .safetensors or .pth file. There is no file {str(path)!r}."
             )
         elif path.suffix == ".safetensors":
             arrays = stack.enter_context(open_safetensors(path))
-        elif path.suffix in PTH:
+        elif path.suffix in PTH_ENDINGS:
             arrays = stack.enter_context(open_pth(path, average=average))
         else:
             arrays = stack.enter_context(open_h5(path))
@@ -46,7 +47,7 @@ def open_weights(path: Path, *, average: bool = True) -> Iterator[dict[str, Stor
 
 
 def find_prefix(path: Path) -> str | None:
-    """What the files of a TensorFlow checkpoint are called before `.index`, if `path` is that or one of them."""
+    """Returns the prefix of a TensorFlow checkpoint if `path` is the prefix or one of its files, else None."""
     prefix = re.sub(r"\.(index|meta|data-\d+-of-\d+)$", "", str(path))
     return prefix if Path(f"{prefix}.index").is_file() else None
 
@@ -54,11 +55,11 @@ def find_prefix(path: Path) -> str | None:
 def _open_folder(path, average):
     if (path / "model.weights.h5").is_file():
         return open_preset(path)
-    state = path / "checkpoint"  # names the last one
+    state = path / "checkpoint"  # TensorFlow's file that names the latest checkpoint
     if state.is_file():
         named = re.search(r'^model_checkpoint_path: "(.*)"$', state.read_text("utf-8", "replace"), re.MULTILINE)
         prefix = find_prefix(path / Path(named[1]).name) if named else None
         if prefix is None:
-            raise ValueError(f"{state} names no checkpoint that is there. Give the path of one, without .index.")
+            raise ValueError(f"{state} names no checkpoint that exists. Give the path of a checkpoint, without .index.")
         return open_checkpoint(prefix, average=average)
     raise ValueError(f"{path} is a folder without a TensorFlow checkpoint, a run or a keras-hub preset in it.")

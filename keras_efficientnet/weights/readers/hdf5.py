@@ -1,4 +1,4 @@
-"""Files of weights of Keras 3, of Keras 2 and of keras-hub -> arrays under `layer/variable`."""
+"""Reads HDF5 weights files of Keras 3, Keras 2 and keras-hub: arrays by `layer/variable`."""
 
 import contextlib
 import shutil
@@ -11,13 +11,13 @@ import h5py
 import ml_dtypes
 import numpy as np
 
-from keras_efficientnet.weights.readers.stored import Stored, in_words
+from keras_efficientnet.weights.readers.lazy_array import LazyArray, report_damage
 
 WEIGHTS_IN_KERAS_FILE = "model.weights.h5"
-KERAS_HUB = ("model.weights.h5", "task.weights.h5")  # the network; the classifier, where there is one
-WHOLE = "a whole .weights.h5 or .keras file of Keras 3, nor an .h5 file of Keras 2"
-MOST_UNPACKED = 20  # times the size of a .keras file, which Keras does not compress, and others could by a tenth
-LEAVES = {  # by how many variables a layer has: Keras 3 numbers them
+KERAS_HUB = ("model.weights.h5", "task.weights.h5")  # the backbone; its classifier, if it has one
+KIND = "a complete .weights.h5 or .keras file of Keras 3, nor an .h5 file of Keras 2"
+MAX_UNPACKED = 20  # times the size of a .keras file. Keras does not compress it; compression saves about a tenth
+LEAVES = {  # names of a layer's variables by their number: Keras 3 writes only indices
     1: ("kernel",),
     2: ("kernel", "bias"),
     3: ("mean", "variance", "count"),
@@ -26,24 +26,24 @@ LEAVES = {  # by how many variables a layer has: Keras 3 numbers them
 
 
 @contextlib.contextmanager
-def open_h5(path: Path) -> Iterator[dict[str, Stored]]:
-    """The arrays of a `.weights.h5`, `.keras` or `.h5` file.
+def open_h5(path: Path) -> Iterator[dict[str, LazyArray]]:
+    """Opens the arrays of a `.weights.h5`, `.keras` or `.h5` file.
 
     Raises:
-        ValueError: it is none, or not whole.
+        ValueError: the file is damaged or of another kind.
     """
     with contextlib.ExitStack() as stack:
-        with in_words(path, WHOLE):
+        with report_damage(path, KIND):
             file = stack.enter_context(_unpack(path)) if zipfile.is_zipfile(path) else path
             arrays = _read(stack.enter_context(h5py.File(file, "r")), path)
         yield arrays
 
 
 @contextlib.contextmanager
-def open_preset(folder: Path) -> Iterator[dict[str, Stored]]:
-    """The arrays of a folder that keras-hub's `save_to_preset` wrote; raises as `open_h5`."""
+def open_preset(folder: Path) -> Iterator[dict[str, LazyArray]]:
+    """Opens the arrays of a folder written by keras-hub's `save_to_preset`; raises like `open_h5`."""
     with contextlib.ExitStack() as stack:
-        arrays: dict[str, Stored] = {}
+        arrays: dict[str, LazyArray] = {}
         for name in KERAS_HUB:
             if (folder / name).is_file():
                 arrays |= stack.enter_context(open_h5(folder / name))
@@ -52,24 +52,24 @@ def open_preset(folder: Path) -> Iterator[dict[str, Stored]]:
 
 @contextlib.contextmanager
 def _unpack(path):
-    """The weights of a `.keras` file, which their checksum has been held to, in a file that is not in memory."""
+    """Unpacks the weights of a `.keras` file to a temporary file; zipfile checks their checksum."""
     with tempfile.TemporaryFile() as file:
-        with zipfile.ZipFile(path) as archive, archive.open(WEIGHTS_IN_KERAS_FILE) as packed:
-            if archive.getinfo(WEIGHTS_IN_KERAS_FILE).file_size > MOST_UNPACKED * path.stat().st_size:
-                raise ValueError(f"its weights would become over {MOST_UNPACKED} times as large")
-            shutil.copyfileobj(packed, file, 2**20)
+        with zipfile.ZipFile(path) as archive, archive.open(WEIGHTS_IN_KERAS_FILE) as source:
+            if archive.getinfo(WEIGHTS_IN_KERAS_FILE).file_size > MAX_UNPACKED * path.stat().st_size:
+                raise ValueError(f"its weights would unpack to over {MAX_UNPACKED} times its size")
+            shutil.copyfileobj(source, file, 2**20)
         yield file
 
 
 def _read(h5, path):
-    root = _open(h5, "model_weights") if _has(h5, "model_weights") else h5  # in an .h5 file of a whole model
+    root = _open(h5, "model_weights") if _has(h5, "model_weights") else h5  # in an .h5 file with a model
     layers = _layers_of_keras_2(root) if "layer_names" in root.attrs else _layers_of_keras_3(h5)
     arrays = {}
     for layer, variables in layers:
         for leaf, dataset in variables.items():
             if f"{layer}/{leaf}" in arrays:
                 raise ValueError(f"it has {layer}/{leaf} twice")
-            arrays[f"{layer}/{leaf}"] = _store(dataset, path)
+            arrays[f"{layer}/{leaf}"] = _make_array(dataset, path)
     return arrays
 
 
@@ -94,7 +94,7 @@ def _layers_of_keras_2(root):
 
 
 def _open(group, path):
-    """What lies at a path in this very file; HDF5 by itself goes on into any other that a link or an array names."""
+    """Returns the object at a path. Refuses links and external arrays, which HDF5 would follow into other files."""
     for name in path.split("/"):
         if not _has(group, name):
             raise ValueError(f"it has no {path}")
@@ -102,7 +102,7 @@ def _open(group, path):
             raise ValueError(f"{path} in it is a link, which Keras never writes")
         group = group[name]
     if isinstance(group, h5py.Dataset) and (group.external or group.is_virtual):
-        raise ValueError(f"{path} in it has its numbers in another file, as Keras never writes them")
+        raise ValueError(f"{path} in it has its numbers in another file, which Keras never writes")
     return group
 
 
@@ -114,12 +114,12 @@ def _text(name):
     return name.decode("utf-8") if isinstance(name, bytes) else str(name)
 
 
-def _store(dataset, path):
-    short = dataset.attrs.get("dtype") == "bfloat16"  # which HDF5 lacks: two bytes of no type
-    dtype = np.dtype(ml_dtypes.bfloat16) if short and dataset.dtype.itemsize == 2 else dataset.dtype
+def _make_array(dataset, path):
+    is_bfloat16 = dataset.attrs.get("dtype") == "bfloat16"  # HDF5 lacks it: Keras writes two bytes without a type
+    dtype = np.dtype(ml_dtypes.bfloat16) if is_bfloat16 and dataset.dtype.itemsize == 2 else dataset.dtype
 
     def read() -> np.ndarray:
-        with in_words(path, WHOLE):
+        with report_damage(path, KIND):
             return np.asarray(dataset[()]).view(dtype)
 
-    return Stored(dataset.shape, dtype, read)
+    return LazyArray(dataset.shape, dtype, read)

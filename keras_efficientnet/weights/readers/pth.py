@@ -1,26 +1,27 @@
-"""Files of weights of PyTorch programs -> arrays, without running anything that stands in them."""
+"""Reads PyTorch's `.pth` files without PyTorch, and without running anything in them."""
 
 import contextlib
 import functools
 import io
-import json
 import math
 import pickle
 import re
 import struct
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import ml_dtypes
 import numpy as np
-import safetensors
 
-from keras_efficientnet.weights.readers.stored import Stored, in_words
+from keras_efficientnet.weights.readers.lazy_array import LazyArray, report_damage
+from keras_efficientnet.weights.readers.pickles import PickleReader, is_small_integer
 
-LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # the first pickle of a .pth file from before PyTorch 1.6; that is no zip file
-TYPES = {  # PyTorch's classes of storages
+LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # first pickle of a file from before PyTorch 1.6, which is not a zip archive
+MAX_LEGACY_PICKLES = 2**26  # bytes; those of EfficientNet-L2 take less than one
+MAX_AXES = 64  # of an array of NumPy
+TYPES = {  # PyTorch's storage classes
     "DoubleStorage": np.dtype("float64"),
     "FloatStorage": np.dtype("float32"),
     "HalfStorage": np.dtype("float16"),
@@ -32,29 +33,16 @@ TYPES = {  # PyTorch's classes of storages
     "ByteStorage": np.dtype("uint8"),
     "BoolStorage": np.dtype("bool"),
 }
-SAFE_TYPES = {  # of safetensors
-    "F64": np.dtype("<f8"),
-    "F32": np.dtype("<f4"),
-    "F16": np.dtype("<f2"),
-    "BF16": np.dtype(ml_dtypes.bfloat16),
-    "I64": np.dtype("<i8"),
-    "I32": np.dtype("<i4"),
-    "I16": np.dtype("<i2"),
-    "I8": np.dtype("i1"),
-    "U8": np.dtype("u1"),
-    "BOOL": np.dtype("bool"),
-}
-AVERAGED, TRAINED = ("state_dict_ema", "model_ema"), ("state_dict", "model")  # where training programs keep weights
-WRAPPED = re.compile(r"^(?:module\.|_orig_mod\.)+")
-SAFE, PTH = "a whole .safetensors file", "a whole .pth file of tensors"
-MOST_ARGUMENTS = 8  # of a function that a file names; PyTorch gives at most 7
-MOST_AXES = 64  # of an array of numpy
+AVERAGED, TRAINED = ("state_dict_ema", "model_ema"), ("state_dict", "model")  # keys of training programs for weights
+WRAPPERS = re.compile(r"^(?:module\.|_orig_mod\.)+")  # prefixes of DataParallel and torch.compile
+KIND = "a complete .pth file of tensors"
 
 
 class Storage(NamedTuple):
+    """A block of numbers in the file, which one or more tensors share."""
+
     dtype: np.dtype
     key: str
-    elements: int
 
 
 class Tensor(NamedTuple):
@@ -64,173 +52,84 @@ class Tensor(NamedTuple):
     strides: tuple[int, ...]
 
 
-@contextlib.contextmanager
-def open_safetensors(path: Path) -> Iterator[dict[str, Stored]]:
-    """The arrays of a `.safetensors` file.
+class Content(NamedTuple):
+    """A size in bytes, and a function that reads as many."""
 
-    Raises:
-        ValueError: it is none, not whole, or has numbers that numpy lacks.
-    """
-    with contextlib.ExitStack() as stack:
-        with in_words(path, SAFE):
-            with safetensors.safe_open(path, "np"):  # holds the header to the bytes that are there
-                file = stack.enter_context(open(path, "rb"))
-            (length,) = struct.unpack("<Q", file.read(8))
-            header = json.loads(file.read(length))
-            header.pop("__metadata__", None)
-            if others := {row["dtype"] for row in header.values()} - set(SAFE_TYPES):
-                raise ValueError(f"numpy has no numbers of type {', '.join(sorted(others))}")
-            types = {key: SAFE_TYPES[row["dtype"]] for key, row in header.items()}
-
-        def store(key, shape, begin):
-            def read():
-                with in_words(path, SAFE):
-                    file.seek(8 + length + begin)
-                    return np.fromfile(file, types[key], math.prod(shape)).reshape(shape)
-
-            return Stored(shape, types[key], read)
-
-        yield {key: store(key, row["shape"], row["data_offsets"][0]) for key, row in header.items()}
+    size: int
+    read: Callable[[], bytes]
 
 
 @contextlib.contextmanager
-def open_pth(path: Path, *, average: bool = True) -> Iterator[dict[str, Stored]]:
-    """The arrays of a `.pth` file, as PyTorch's `torch.save(model.state_dict(), path)` writes it. Needs no PyTorch.
+def open_pth(path: Path, *, average: bool = True) -> Iterator[dict[str, LazyArray]]:
+    """Opens the arrays of a `.pth` file, as written by PyTorch's `torch.save(model.state_dict(), path)`.
 
-    Of a training program's file, which holds more, the averaged weights, else the trained ones. The names lose the
-    "module." and "_orig_mod." that training on several devices and torch.compile put before them.
+    The file of a training program holds more: its averaged weights are opened, else its trained weights. The prefixes
+    "module." and "_orig_mod.", which training on several devices and torch.compile add to names, are removed.
 
     Args:
-        path: of the file.
-        average: whether averaged weights go before trained ones.
+        path: path of the file.
+        average: whether to prefer averaged weights to trained weights.
 
     Raises:
-        ValueError: it is none, not whole, or asks for anything but tensors: nothing in it is run.
+        ValueError: the file is damaged or of another kind, or asks for anything but tensors. Nothing in it is run.
     """
     with contextlib.ExitStack() as stack:
-        with in_words(path, PTH):
+        with report_damage(path, KIND):
             file = stack.enter_context(open(path, "rb"))
             content, storages = _read_zip(file) if zipfile.is_zipfile(path) else _read_legacy(file)
-            tensors = _collect(content, (*AVERAGED, *TRAINED) if average else TRAINED)
-            bytes_of = functools.lru_cache(1)(lambda key: storages[key].read())  # several tensors may lie in one
+            tensors = _select_tensors(content, (*AVERAGED, *TRAINED) if average else TRAINED)
+            read_storage = functools.lru_cache(1)(lambda key: storages[key].read())  # several tensors may share one
             for tensor in tensors.values():
-                _check_reach(tensor, storages[tensor.storage.key].size)
+                _check_bounds(tensor, storages[tensor.storage.key].size)
 
-        def store(tensor):
+        def make_array(tensor):
             def read():
-                with in_words(path, PTH):
-                    return _view(tensor, bytes_of(tensor.storage.key))
+                with report_damage(path, KIND):
+                    return _view(tensor, read_storage(tensor.storage.key))
 
-            return Stored(tensor.shape, tensor.storage.dtype, read)
+            return LazyArray(tensor.shape, tensor.storage.dtype, read)
 
-        yield {name: store(tensor) for name, tensor in tensors.items()}
-
-
-class _Operations(dict):
-    """Of a pickle: what carries each out, by its first byte."""
-
-    def __missing__(self, operation):
-        raise pickle.UnpicklingError(f"it has the operation {operation:#x}, which PyTorch never writes")
-
-
-class _Unpickler(pickle._Unpickler):  # type: ignore[name-defined]  # the one in Python: its operations can be chosen
-    """Makes dictionaries, lists, tuples, numbers, strings and `Tensor` records; any other name in the file is an error.
-
-    The file names functions and gives them arguments: it gets those of `find_class`. Attributes are not set. A small
-    file could ask for much: to pass on a million arguments again and again, or for keys that take for ever to compare.
-    Arguments are few therefore, and keys strings, or numbers that are their own hash.
-    """
-
-    OPERATIONS = (
-        *("PROTO", "FRAME", "STOP", "MARK", "POP", "POP_MARK", "GLOBAL", "STACK_GLOBAL", "REDUCE", "NEWOBJ", "BUILD"),
-        *("PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE", "GET", "BINGET", "LONG_BINGET", "PERSID", "BINPERSID"),
-        *("NONE", "NEWTRUE", "NEWFALSE", "INT", "BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT", "UNICODE"),
-        *("BINUNICODE", "SHORT_BINUNICODE", "EMPTY_TUPLE", "TUPLE", "TUPLE1", "TUPLE2", "TUPLE3", "EMPTY_LIST"),
-        *("APPEND", "APPENDS", "EMPTY_DICT", "SETITEM", "SETITEMS"),
-    )
-    dispatch = _Operations(
-        (getattr(pickle, name)[0], pickle._Unpickler.dispatch[getattr(pickle, name)[0]])  # type: ignore[attr-defined]
-        for name in OPERATIONS
-    )
-
-    def __init__(self, file):
-        super().__init__(file)
-        self.storages: dict[str, Storage] = {}  # that the content refers to
-
-    def find_class(self, module, name):
-        if module == "torch" and name in TYPES:
-            return name
-        functions = {
-            ("collections", "OrderedDict"): lambda *_: {},
-            ("argparse", "Namespace"): lambda *_: {},  # the options of a training program
-            ("torch._utils", "_rebuild_tensor_v2"): _rebuild_tensor,
-            ("torch._utils", "_rebuild_parameter"): lambda tensor, *_: tensor,
-        }
-        if (module, name) not in functions:
-            raise pickle.UnpicklingError(f"it asks for {module}.{name}, which could run code; nothing was run")
-        return functions[module, name]
-
-    def persistent_load(self, identifier):
-        if type(identifier) is not tuple or len(identifier) not in (5, 6):
-            raise pickle.UnpicklingError("it refers to something else than numbers")
-        kind, dtype, key, _, elements, *view = identifier
-        if any(part is not None for part in view):
-            raise pickle.UnpicklingError("it has a view of other numbers, as PyTorch wrote it before 0.4")
-        if not (kind == "storage" and isinstance(dtype, str) and dtype in TYPES and isinstance(elements, int)):
-            raise pickle.UnpicklingError("it refers to something else than numbers of a known type")
-        storage = Storage(TYPES[dtype], str(key) if isinstance(key, (str, int)) else "", elements)
-        return self.storages.setdefault(storage.key, storage)
-
-    def load_reduce(self):
-        arguments, function = self.stack.pop(), self.stack.pop()
-        if type(arguments) is not tuple or len(arguments) > MOST_ARGUMENTS:
-            raise pickle.UnpicklingError("it calls a function with too much")
-        self.stack.append(function(*arguments))
-
-    def load_build(self):
-        self.stack.pop()
-
-    def load_setitem(self):
-        value, key = self.stack.pop(), self.stack.pop()
-        self._set(self.stack[-1], [key], [value])
-
-    def load_setitems(self):
-        items = self.pop_mark()
-        self._set(self.stack[-1], items[::2], items[1::2])
-
-    def _set(self, mapping, keys, values):
-        if type(mapping) is not dict or not all(type(key) is str or _is_small(key) for key in keys):
-            raise pickle.UnpicklingError("its keys are not names")
-        mapping.update(zip(keys, values, strict=True))
-
-    dispatch[pickle.REDUCE[0]] = load_reduce
-    dispatch[pickle.NEWOBJ[0]] = load_reduce  # a class called as a function
-    dispatch[pickle.BUILD[0]] = load_build
-    dispatch[pickle.SETITEM[0]] = load_setitem
-    dispatch[pickle.SETITEMS[0]] = load_setitems
+        yield {name: make_array(tensor) for name, tensor in tensors.items()}
 
 
 def _rebuild_tensor(storage, offset, shape, strides, *_):
     if not isinstance(storage, Storage):
         raise pickle.UnpicklingError("it has a tensor without numbers")
-    if not all(type(axes) is tuple and len(axes) <= MOST_AXES for axes in (shape, strides)):
-        raise pickle.UnpicklingError("it has a tensor whose shape is none")
-    if not all(map(_is_small, (offset, *shape, *strides))):
+    if not all(type(axes) is tuple and len(axes) <= MAX_AXES for axes in (shape, strides)):
+        raise pickle.UnpicklingError("it has a tensor with an invalid shape")
+    if not all(map(is_small_integer, (offset, *shape, *strides))):
         raise pickle.UnpicklingError("a tensor reaches beyond its numbers")
     return Tensor(storage, offset, shape, strides)
 
 
-def _is_small(number):
-    return type(number) is int and abs(number) < 2**60
+FUNCTIONS: dict[tuple[str, str], Any] = {
+    ("collections", "OrderedDict"): lambda *_: {},
+    ("argparse", "Namespace"): lambda *_: {},  # the options of a training program
+    ("torch._utils", "_rebuild_tensor_v2"): _rebuild_tensor,
+    ("torch._utils", "_rebuild_parameter"): lambda tensor, *_: tensor,
+} | {("torch", name): name for name in TYPES}
 
 
-class Bytes(NamedTuple):
-    size: int
-    read: Any
+def _read_pickle(stream):
+    """Returns the object in a pickle, and the storages that it refers to by their keys."""
+    storages: dict[str, Storage] = {}
+
+    def load_storage(identifier):
+        if type(identifier) is not tuple or len(identifier) not in (5, 6):
+            raise pickle.UnpicklingError("it refers to an object that is not a storage of numbers")
+        kind, dtype, key, _, elements, *view = identifier
+        if any(part is not None for part in view):
+            raise pickle.UnpicklingError("it has a view of another storage, as written before PyTorch 0.4")
+        if not (kind == "storage" and isinstance(dtype, str) and dtype in TYPES and isinstance(elements, int)):
+            raise pickle.UnpicklingError("it refers to a storage of an unknown type")
+        storage = Storage(TYPES[dtype], str(key) if isinstance(key, (str, int)) else "")
+        return storages.setdefault(storage.key, storage)
+
+    return PickleReader(FUNCTIONS, load_storage).read(stream), storages
 
 
 def _read_zip(file):
-    """The content of the pickle, and the bytes of each storage that it refers to."""
+    """Returns the object in the archive's pickle, and the content of each storage that it refers to."""
     archive = zipfile.ZipFile(file)
     names = archive.namelist()
     if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
@@ -240,66 +139,66 @@ def _read_zip(file):
         raise ValueError("it has no data.pkl")
     folder = pickled.removesuffix("data.pkl")
     if f"{folder}byteorder" in names and archive.read(f"{folder}byteorder") != b"little":
-        raise ValueError("its numbers have another order of bytes")
-    unpickler = _Unpickler(io.BytesIO(archive.read(pickled)))
-    content = unpickler.load()
-    entries = {key: archive.getinfo(f"{folder}data/{key}") for key in unpickler.storages}
-    storages = {key: Bytes(entry.file_size, functools.partial(archive.read, entry)) for key, entry in entries.items()}
-    return content, storages
+        raise ValueError("its numbers are not little-endian")
+    content, storages = _read_pickle(io.BytesIO(archive.read(pickled)))
+    contents = {}
+    for key in storages:
+        entry = archive.getinfo(f"{folder}data/{key}")
+        contents[key] = Content(entry.file_size, functools.partial(archive.read, entry))
+    return content, contents
 
 
 def _read_legacy(file):
-    magic, _, _ = (_Unpickler(file).load() for _ in range(3))
+    """As `_read_zip`, of a file from before PyTorch 1.6: pickles, then the storages."""
+    stream = io.BytesIO(file.read(MAX_LEGACY_PICKLES))
+    magic, _, _ = (_read_pickle(stream)[0] for _ in range(3))
     if magic != LEGACY_MAGIC:
         raise ValueError("it does not begin as one")
-    unpickler = _Unpickler(file)
-    content = unpickler.load()
-    keys = _Unpickler(file).load()
-    here = file.tell()
-    end = file.seek(0, io.SEEK_END)
-    storages = {}
+    content, storages = _read_pickle(stream)
+    keys, _ = _read_pickle(stream)
+    start, end = stream.tell(), file.seek(0, io.SEEK_END)
+    contents = {}
     for key in keys:
-        file.seek(here)
-        (elements,) = struct.unpack("<q", file.read(8))
-        size = max(0, elements) * unpickler.storages[key].dtype.itemsize
-        storages[key] = Bytes(size, functools.partial(_read_at, file, here + 8, size))
-        here += 8 + size
-        if here > end:
+        (elements,) = struct.unpack("<q", _read_at(file, start, 8))
+        size = max(0, elements) * storages[key].dtype.itemsize
+        contents[key] = Content(size, functools.partial(_read_at, file, start + 8, size))
+        start += 8 + size
+        if start > end:
             raise EOFError("it ends too early")
-    return content, storages
+    return content, contents
 
 
-def _read_at(file, place, size):
-    file.seek(place)
+def _read_at(file, start, size):
+    file.seek(start)
     return file.read(size)
 
 
-def _collect(content, nested) -> dict[str, Tensor]:
+def _select_tensors(content, keys) -> dict[str, Tensor]:
+    """Returns the tensors in the first of `keys` that holds a dictionary, else in `content`, without WRAPPERS."""
     if not isinstance(content, dict):
-        raise ValueError(f"it holds a {type(content).__name__} in place of a dictionary of tensors")
-    content = next((content[key] for key in nested if isinstance(content.get(key), dict)), content)
-    tensors: dict[Any, Any] = {name: value for name, value in content.items() if isinstance(value, Tensor)}
+        raise ValueError(f"it holds a {type(content).__name__} instead of a dictionary of tensors")
+    content = next((content[key] for key in keys if isinstance(content.get(key), dict)), content)
+    tensors = {name: value for name, value in content.items() if isinstance(value, Tensor)}
     if not tensors or len(tensors) < len(content):
-        raise ValueError(
-            f"it holds {len(content) - len(tensors)} things that are no tensors, and {len(tensors)} that are"
-        )
-    named = {WRAPPED.sub("", str(name)): value for name, value in tensors.items()}
+        others = len(content) - len(tensors)
+        raise ValueError(f"it holds {others} objects that are not tensors, and {len(tensors)} tensors")
+    named = {WRAPPERS.sub("", str(name)): value for name, value in tensors.items()}
     if len(named) < len(tensors):
         raise ValueError("it has names twice, with and without module. or _orig_mod.")
     return named
 
 
-def _check_reach(tensor, size):
-    """The shape and strides of a tensor, which come from the file, are held to the bytes that are there."""
+def _check_bounds(tensor, size):
+    """Raises ValueError if the shape and strides that the file states reach beyond the `size` bytes of the storage."""
     elements = size // tensor.storage.dtype.itemsize
-    reach = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.strides, strict=True))
+    last = sum((length - 1) * stride for length, stride in zip(tensor.shape, tensor.strides, strict=True))
     lowest = min((*tensor.shape, *tensor.strides, tensor.offset, 0))
-    if lowest < 0 or (math.prod(tensor.shape) and tensor.offset + reach >= elements):
+    if lowest < 0 or (math.prod(tensor.shape) and tensor.offset + last >= elements):
         raise ValueError("a tensor reaches beyond its numbers")
 
 
 def _view(tensor, content):
-    _check_reach(tensor, len(content))
+    _check_bounds(tensor, len(content))
     elements = np.frombuffer(content, tensor.storage.dtype)
     strides = [stride * elements.itemsize for stride in tensor.strides]
     return np.lib.stride_tricks.as_strided(elements[tensor.offset :], tensor.shape, strides, writeable=False)
