@@ -135,7 +135,7 @@ def test_script_writes_records_that_training_reads(folder, tmp_path):
     environment = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"}
     done = subprocess.run([*command, "--processes=1"], capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr
-    assert done.stdout == f"{tmp_path / 'out'}: 18 pictures to train on, 6 to evaluate on\n"
+    assert done.stdout == f"{tmp_path / 'out'}: 18 images to train on, 6 to evaluate on\n"
     data = make_datasets(make_config(data_dir=str(tmp_path / "out"), crop_fraction=1.0), TINY._replace(resolution=40))
     assert data.class_names == tuple(f"n{number:02d}" for number in range(9)) and data.train_images == 18
     images, labels = next(data.valid.batch(6).as_numpy_iterator())
