@@ -40,7 +40,7 @@ def make_candidates(files, *formats, model="small", threads=1):
 @pytest.mark.parametrize("name", candidates.TIMED_FORMATS)
 @pytest.mark.parametrize("model", ["small", "peer"])
 def test_every_format_gives_the_probabilities_of_the_network(files, model, name):
-    images = random_images(2)
+    images = random_images(1)
     [candidate] = make_candidates(files, name, model=model)
     found = networks.LOADERS[candidate.runtime](candidate.path)(images)
     expected = keras.saving.load_model(files / model / "plain.keras")(images, training=False)

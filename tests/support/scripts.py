@@ -9,7 +9,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parent.parent.parent
 NOISE = re.compile(  # written by TensorFlow's C++
     r"WARNING: All log messages before absl|[IWE]0000 |INFO: Created TensorFlow Lite"
 )
