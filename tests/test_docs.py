@@ -187,7 +187,7 @@ def test_every_command_parses(script):
     found = [(page, words) for page, words in commands() if words[0] == script]
     assert found, f"No page shows a command of {script}"
     command = [sys.executable, "-c", PARSE, script, json.dumps(found)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
 
 

@@ -14,9 +14,8 @@ from keras_efficientnet.export.formats import FORMATS
 from keras_efficientnet.export.images import Images
 from keras_efficientnet.files import RejectedFileError, count_bytes, replacing, write_json, write_text
 from keras_efficientnet.runtimes import timing
-from keras_efficientnet.runtimes.worker import count_cores
+from keras_efficientnet.runtimes.worker import default_threads
 
-THREADS = (1, 2)
 LEAST_AGREEMENT = 0.99
 
 
@@ -153,10 +152,9 @@ def format_report(report: Report) -> str:
 
 
 def _time(path, kind) -> dict[int, float]:
-    threads = [number for number in THREADS if number <= count_cores()]
     candidates = [
         timing.Candidate(model=path.name, format=kind, runtime=kind, path=os.fspath(path), threads=number)
-        for number in threads
+        for number in default_threads()
     ]
     return {timed.threads: timed.quartiles[1] for timed in timing.measure(candidates)}
 
