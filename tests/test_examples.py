@@ -1,0 +1,36 @@
+"""The examples in the docstrings of the package run and print what they show."""
+
+import doctest
+import importlib
+from pathlib import Path
+
+import pytest
+
+import keras_efficientnet
+from keras_efficientnet import export
+
+PACKAGE = Path(keras_efficientnet.__file__).parent
+MODULES = [path for path in sorted(PACKAGE.rglob("*.py")) if ">>> " in path.read_text("utf-8")]
+
+
+def name_of(path):
+    return ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__")
+
+
+@pytest.mark.parametrize("name", [name_of(path) for path in MODULES])
+def test_examples_print_what_they_show(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    module = importlib.import_module(name)
+    tried = doctest.testmod(module, optionflags=doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE)
+    assert tried.attempted and not tried.failed
+
+
+@pytest.mark.parametrize("name", keras_efficientnet.__all__)
+def test_every_public_function_has_an_example(name):
+    assert ">>> " in getattr(keras_efficientnet, name).__doc__
+
+
+@pytest.mark.parametrize("name", export.__all__)
+def test_every_exporter_and_loader_has_an_example(name):
+    if name.startswith(("to_", "load_", "export_")):
+        assert ">>> " in getattr(export, name).__doc__
