@@ -1,4 +1,27 @@
-"""Exports a model to a file for other programs, and compares the file with the model before it counts as written."""
+"""Exporters: a trained model becomes a file for other programs, which is compared with the model before it is kept.
+
+Example:
+    >>> import keras
+    >>> from keras_efficientnet import export
+    >>> inputs = keras.Input((32, 32, 3))
+    >>> features = keras.layers.GlobalAveragePooling2D()(keras.layers.Rescaling(1 / 255)(inputs))
+    >>> model = keras.Model(inputs, keras.layers.Dense(10, activation="softmax")(features))
+    >>> images = export.load_images(model, None, "sample", count=2).pixels
+    >>> for write, load, path in [
+    ...     (export.to_saved_model, export.load_saved_model, "saved_model"),
+    ...     (export.to_tflite, export.load_tflite, "model.tflite"),
+    ...     (export.to_onnx, export.load_onnx, "model.onnx"),
+    ...     (export.to_openvino, export.load_openvino, "openvino"),
+    ... ]:
+    ...     assert write(model, path) < 1e-4  # largest difference between the probabilities of file and model
+    ...     assert load(path)(images).shape == (2, 10)
+    >>> model.save("model.keras")
+    >>> report = export.export_file("model.keras", "measured.tflite", "tflite", images="sample", image_count=20)
+    >>> report.agreement
+    1.0
+
+`to_web` and `export_page` need LiteRT.js from the npm registry: see docs/export.md.
+"""
 
 from keras_efficientnet.export.agreement import Agreement, Classifier, compare
 from keras_efficientnet.export.folding import fold_batch_norms
