@@ -87,6 +87,8 @@ def main(arguments: list[str]) -> None:
     """Runs the mode that the flags ask for. A user error is reported in one line; any other has a traceback."""
     if arguments[1:]:
         sys.exit(f"main.py: {arguments[1]!r} is no flag. Each option is --name=value; --help lists them.")
+    if not FLAGS["verbosity"].present:
+        logging.set_verbosity(logging.WARNING)  # at INFO, TensorFlow logs how long its checkpoints take
     names = [field.name for field in dataclasses.fields(TrainConfig)]
     given = {name: FLAGS[name].value for name in names if FLAGS[name].present}
     try:

@@ -62,7 +62,7 @@ def test_a_damaged_file_is_refused_or_loads_completely(network, tmp_path, name, 
     network.set_weights([np.zeros_like(array) for array in network.get_weights()])
     for _ in range(9):
         (tmp_path / name).write_bytes(damage(bytearray(whole), rng))
-        start = time.monotonic()
+        start = time.process_time()
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
@@ -71,7 +71,7 @@ def test_a_damaged_file_is_refused_or_loads_completely(network, tmp_path, name, 
             refused += 1
             assert name.removesuffix(".index") in str(error) and "\n" not in str(error)
             assert not any(array.any() for array in network.get_weights())
-        assert time.monotonic() - start < 5
+        assert time.process_time() - start < 5
         network.set_weights([np.zeros_like(array) for array in network.get_weights()])
     assert refused == 9 or damage is not cut
     assert refused or name not in CHECKED or damage is not overwrite
