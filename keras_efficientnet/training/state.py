@@ -19,8 +19,7 @@ from keras_efficientnet.models import make_model
 from keras_efficientnet.optimizers import make_learning_rate, make_optimizer
 from keras_efficientnet.runs import RunFolder, run_of_checkpoint
 from keras_efficientnet.training.devices import is_chief
-from keras_efficientnet.weights import pretrained
-from keras_efficientnet.weights.loading import load_weights
+from keras_efficientnet.weights.loading import load_weights, resolve_weights
 
 # Options that must match: NETWORK to evaluate a checkpoint, NETWORK and TRAINING to resume.
 NETWORK = (
@@ -68,14 +67,8 @@ def make_variant(config: TrainConfig) -> Variant:
     }
     given: dict[str, Any] = {name: value for name, value in changes.items() if value is not None}
     variant = find_variant(config.model_name)._replace(**given)
-    published = _find_published(config)
-    return published.normalised(variant) if published else variant
-
-
-def _find_published(config):
-    """Returns the row of the published weights that `config.weights` names; None if it is a file or not given."""
-    is_name = pretrained.is_name(config.weights)
-    return pretrained.find(config.model_name, str(config.weights)) if is_name else None
+    source = resolve_weights(config.weights or None, model_name=config.model_name, variant=variant)
+    return source.variant or variant
 
 
 class TrainState:
@@ -172,10 +165,8 @@ class TrainState:
             _check_options(self.config, run)
             self._checkpoint.restore(self._manager.latest_checkpoint).assert_consumed()
             self._fork_seeds()
-        elif self.config.weights:
-            published = _find_published(self.config)
-            source: Any = pretrained.fetch(published) if published else self.config.weights
-            load_weights(self.model, source, other_classes=True)
+        elif path := resolve_weights(self.config.weights or None, model_name=self.config.model_name).fetch():
+            load_weights(self.model, path, other_classes=True)
             self.average.set_weights(self.model.get_weights())
         return self.step
 
