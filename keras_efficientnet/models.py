@@ -31,13 +31,44 @@ from keras_efficientnet.weights import pretrained
 from keras_efficientnet.weights.loading import load_weights, resolve_weights
 
 BACKGROUND = ("background", "background")  # instead of a class's WordNet id and name
-BUILDER_EXAMPLE = """    Example:
-        >>> from keras_efficientnet import EfficientNetB0
-        >>> model = EfficientNetB0(classes=10, input_shape=(64, 64, 3))  # weights="imagenet" fine-tunes published ones
-        >>> model.compile("adam", "sparse_categorical_crossentropy")
-        >>> model.output_shape
-        (None, 10)
-    """
+# docstring of every builder
+BUILDER_DOC = """Builds {variant} as a functional Keras model.
+
+The model takes pixels from 0 to 255, [batch, height, width, 3], and returns class probabilities, [batch, classes].
+Its layers have the names of keras.applications. Compile, fit and save it like any Keras model.
+
+Args:
+    include_top: whether to include pooling, dropout and the classifier. False returns feature maps.
+    weights: None for random weights; the name of published weights, "imagenet", see `list_pretrained`; or the path of a
+        weights file or a run folder, see `load_weights`.
+    input_tensor: Keras tensor to build on instead of a new input, [batch, height, width, channels].
+    input_shape: (height, width, channels), each size at least 32, or None for any size. By default the network's
+        resolution in RGB, or (None, None, 3) without the top.
+    pooling: pooling after the last activation, without the top: None, "avg" or "max".
+    classes: number of classes. With published weights, another number than 1000 gives a new classifier.
+    classifier_activation: name in `keras.activations`, or None for logits.
+    include_preprocessing: whether the model normalises pixels: with the statistics of the named weights, else of the
+        network. Grayscale uses their mean; extra channels cycle through RGB. If False, see `preprocess_input`.
+    dropout_rate: rate before the classifier, in [0, 1); by default the network's own.
+    drop_path_rate: probability in [0, 1) that training skips a block for an image (stochastic depth). Block i of n,
+        counted from 0, is skipped with i / n of it.
+    name: name of the model.
+
+Returns:
+    A `keras.Model`.
+
+Raises:
+    ValueError: an argument is out of range, or there are no such weights, or they do not match.
+    OSError: there is no such file, or published weights are not in the cache and cannot be downloaded.
+"""
+BUILDER_EXAMPLE = """
+Example:
+    >>> from keras_efficientnet import EfficientNetB0
+    >>> model = EfficientNetB0(classes=10, input_shape=(64, 64, 3))  # weights="imagenet": fine-tune published weights
+    >>> model.compile("adam", "sparse_categorical_crossentropy")
+    >>> model.output_shape
+    (None, 10)
+"""
 POOLING = {None: None, "avg": layers.GlobalAveragePooling2D, "max": layers.GlobalMaxPooling2D}
 
 
@@ -56,35 +87,7 @@ def make_model(
     *,
     name: str | None = None,
 ) -> keras.Model:
-    """Builds a network of your own as a functional Keras model; see `EfficientNetB0` for the networks of the papers.
-
-    The model takes pixels from 0 to 255, [batch, height, width, 3], and returns class probabilities, [batch, classes].
-    Its layers have the names of keras.applications. Compile, fit and save it like any Keras model.
-
-    Args:
-        variant: row of the network, as in VARIANTS.
-        include_top: whether to include pooling, dropout and the classifier. False returns feature maps.
-        weights: None for random weights; the name of published weights, "imagenet", see `list_pretrained`; or the path
-            of a weights file or a run folder, see `load_weights`.
-        input_tensor: Keras tensor to build on instead of a new input, [batch, height, width, channels].
-        input_shape: (height, width, channels), each size at least 32, or None for any size. By default the network's
-            resolution in RGB, or (None, None, 3) without the top.
-        pooling: pooling after the last activation, without the top: None, "avg" or "max".
-        classes: number of classes. With published weights, another number than 1000 gives a new classifier.
-        classifier_activation: name in `keras.activations`, or None for logits.
-        include_preprocessing: whether the model normalises pixels: with the statistics of the named weights, else of
-            the network. Grayscale uses their mean; extra channels cycle through RGB. If False, see `preprocess_input`.
-        dropout_rate: rate before the classifier, in [0, 1); by default the network's own.
-        drop_path_rate: probability in [0, 1) that training skips a block for an image (stochastic depth). Block i of n,
-            counted from 0, is skipped with i / n of it.
-        name: name of the model.
-
-    Returns:
-        A `keras.Model`.
-
-    Raises:
-        ValueError: an argument is out of range, or there are no such weights, or they do not match.
-        OSError: there is no such file, or published weights are not in the cache and cannot be downloaded.
+    """Builds a network from a row of VARIANTS or of your own; see `EfficientNetB0` for all arguments but `variant`.
 
     Example:
         >>> from keras_efficientnet.architectures import VARIANTS
@@ -172,10 +175,8 @@ def builder(variant_name: str) -> Callable[..., keras.Model]:
     signature = inspect.signature(make_model)
     _, *others = signature.parameters.values()
     build.__signature__ = signature.replace(parameters=others)  # type: ignore[attr-defined]
-    _, body = (make_model.__doc__ or "").split("\n", 1)
-    body = re.sub(r" *variant: .*\n", "", body.partition("    Example:\n")[0])
-    example = BUILDER_EXAMPLE if variant_name == "efficientnet-b0" else "    See `EfficientNetB0` for an example.\n    "
-    build.__doc__ = f"Builds {variant_name} as a functional Keras model.\n{body}{example}"
+    example = BUILDER_EXAMPLE if variant_name == "efficientnet-b0" else "\nSee `EfficientNetB0` for an example.\n"
+    build.__doc__ = BUILDER_DOC.format(variant=variant_name) + example
     return build
 
 

@@ -1,8 +1,14 @@
-"""What the tests share: two logical CPU devices, a tiny network, golden numbers, fresh interpreters."""
+"""Shared by all tests: environment, two logical CPU devices, a tiny network, golden numbers, fresh interpreters."""
 
 import os
 
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"  # read when TensorFlow is imported
+# the user's proxy does not reach the servers that tests start here
+os.environ.update(NO_PROXY="127.0.0.1,localhost", no_proxy="127.0.0.1,localhost")
+# tests choose the backend, and give folders of their own to what downloads
+os.environ.pop("KERAS_BACKEND", None)
+os.environ.pop("HF_HUB_CACHE", None)
+os.environ.pop("HF_HUB_OFFLINE", None)
 
 import gc
 import json

@@ -40,7 +40,7 @@ def make_candidates(files, *formats, model="small", threads=1):
 @pytest.mark.parametrize("name", candidates.TIMED_FORMATS)
 @pytest.mark.parametrize("model", ["small", "peer"])
 def test_every_format_gives_the_probabilities_of_the_network(files, model, name):
-    images = random_images(2)
+    images = random_images(1)
     [candidate] = make_candidates(files, name, model=model)
     found = networks.LOADERS[candidate.runtime](candidate.path)(images)
     expected = keras.saving.load_model(files / model / "plain.keras")(images, training=False)
@@ -78,9 +78,10 @@ def test_a_process_uses_its_cores_only_and_loads_no_other_runtime(files):
                     found[process.pid] = (len(os.sched_getaffinity(process.pid)), "tensorflow" in libraries)
             yield what, place
 
-    pair = [*make_candidates(files, "onnx", threads=1), *make_candidates(files, "onnx", threads=2)]
-    timing.measure(pair, rounds=1, calls=1, progress=watch)
-    assert [found[pid] for pid in sorted(found)] == [(1, False), (2, False)]
+    numbers = worker.default_threads()
+    each = [candidate for threads in numbers for candidate in make_candidates(files, "onnx", threads=threads)]
+    timing.measure(each, rounds=1, calls=1, progress=watch)
+    assert [found[pid] for pid in sorted(found)] == [(threads, False) for threads in numbers]
     assert not multiprocessing.active_children()
 
 
@@ -175,6 +176,12 @@ def test_random_networks_with_fitted_statistics_distinguish_images(tiny):
     assert {layer.momentum for layer in model.layers if hasattr(layer, "momentum")} == {0.99}
 
 
+def test_two_threads_are_the_default_where_there_are_two_cores(monkeypatch):
+    for cores, threads in ((1, [1]), (2, [1, 2]), (64, [1, 2])):
+        monkeypatch.setattr(worker, "count_cores", lambda cores=cores: cores)
+        assert worker.default_threads() == threads
+
+
 def test_a_table_is_written_and_drawn(tmp_path):
     timings = [SLOWED._replace(model="efficientnet-b0"), STEADY._replace(model="efficientnet-b1"), STEADY]
     rows = latencies.rows(timings, timing.ratios(timings, "b"), "b")
@@ -188,7 +195,7 @@ def test_a_table_is_written_and_drawn(tmp_path):
     assert written["timings"][0]["rounds_ms"] == [[2, 2, 2], [20, 20, 20], [2, 2, 8]]
     assert written["machine"]["packages"]["onnxruntime"]
     [axes] = latencies.draw(rows).axes
-    assert [line.get_xydata().tolist() for line in axes.lines] == [[[1.0, 78.84], [2.0, 76.882]]]  # README's table
+    assert [line.get_xydata().tolist() for line in axes.lines] == [[[1.0, 78.84], [2.0, 76.882]]]  # docs/models.md
     with pytest.raises(ValueError, match="nothing to plot"):
         latencies.draw(rows[2:])
 
@@ -213,9 +220,10 @@ def test_the_example_with_files_runs_as_printed(files, tmp_path):
     [example] = [line for line in run_help("export/benchmark.py") if "--files=" in line and "python export/" in line]
     code, lines, errors = run(*shlex.split(example)[1:], cwd=tmp_path)
     assert (code, errors) == (0, [])
-    rows = [line.split()[:3] for line in lines[1:5]]
-    assert rows == [[f"b0.{kind}", kind, threads] for kind in ("tflite", "onnx") for threads in ("1", "2")]
-    assert lines[5].startswith("processor: ")
+    numbers = worker.default_threads()
+    expected = [[f"b0.{kind}", kind, str(threads)] for kind in ("tflite", "onnx") for threads in numbers]
+    assert [line.split()[:3] for line in lines[1 : 1 + len(expected)]] == expected
+    assert lines[1 + len(expected)].startswith("processor: ")
     assert {file.name for file in (tmp_path / "latency").iterdir()} == {"latency.csv", "latency.json"}
 
 

@@ -15,7 +15,7 @@ from support.reference import reference_images
 from keras_efficientnet import models
 from keras_efficientnet.architectures import VARIANTS, official_name
 from keras_efficientnet.weights import registry
-from keras_efficientnet.weights.origins.timm import to_timm
+from keras_efficientnet.weights.registry import to_timm
 
 QUICK = {"tf_efficientnet_b0", "tf_efficientnet_cc_b0_4e", "efficientnet_b1_pruned", "tf_efficientnet_lite0"}
 QUICK |= {"tf_efficientnet_es"}

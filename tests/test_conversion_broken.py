@@ -12,9 +12,8 @@ from support.weight_files import save_checkpoint, write_state
 
 from keras_efficientnet import load_weights, models
 from keras_efficientnet.weights.engine import extract
-from keras_efficientnet.weights.origins.keras import to_keras_applications
 from keras_efficientnet.weights.origins.tf1 import OFFICIAL
-from keras_efficientnet.weights.origins.timm import to_timm
+from keras_efficientnet.weights.registry import to_keras_applications, to_timm
 
 WRITERS = {
     "x.weights.h5": keras.Model.save_weights,
@@ -63,7 +62,7 @@ def test_a_damaged_file_is_refused_or_loads_completely(network, tmp_path, name, 
     network.set_weights([np.zeros_like(array) for array in network.get_weights()])
     for _ in range(9):
         (tmp_path / name).write_bytes(damage(bytearray(whole), rng))
-        start = time.monotonic()
+        start = time.process_time()
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
@@ -72,7 +71,7 @@ def test_a_damaged_file_is_refused_or_loads_completely(network, tmp_path, name, 
             refused += 1
             assert name.removesuffix(".index") in str(error) and "\n" not in str(error)
             assert not any(array.any() for array in network.get_weights())
-        assert time.monotonic() - start < 5
+        assert time.process_time() - start < 5
         network.set_weights([np.zeros_like(array) for array in network.get_weights()])
     assert refused == 9 or damage is not cut
     assert refused or name not in CHECKED or damage is not overwrite

@@ -10,7 +10,7 @@ from support.reference import fill
 from keras_efficientnet import load_weights, models
 from keras_efficientnet.weights import registry
 from keras_efficientnet.weights.engine import extract
-from keras_efficientnet.weights.origins.timm import to_timm
+from keras_efficientnet.weights.registry import to_timm
 
 ORIGINS = [name for name in registry.ORIGINS if name != "ours"]
 

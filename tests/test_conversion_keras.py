@@ -18,7 +18,8 @@ from keras_efficientnet.recipes import make_config
 from keras_efficientnet.runs import RunFolder
 from keras_efficientnet.training.state import TrainState, make_variant
 from keras_efficientnet.weights.engine import extract
-from keras_efficientnet.weights.origins.keras import KERAS_HUB, to_keras_applications
+from keras_efficientnet.weights.origins.keras import KERAS_HUB
+from keras_efficientnet.weights.registry import to_keras_applications
 
 pytestmark = pytest.mark.usefixtures("zero_kernels")
 SIZES = [slow_if_large(f"b{number}", number) for number in range(8)]

@@ -19,9 +19,9 @@ from keras_efficientnet import load_weights, models
 from keras_efficientnet.weights import registry
 from keras_efficientnet.weights.engine import extract
 from keras_efficientnet.weights.origins.lukemelas import LUKEMELAS
-from keras_efficientnet.weights.origins.timm import to_timm
 from keras_efficientnet.weights.origins.torchvision import TORCHVISION
 from keras_efficientnet.weights.pairing import pair_variables
+from keras_efficientnet.weights.registry import to_timm
 
 pytestmark = pytest.mark.usefixtures("zero_kernels")
 COUNTER = "num_batches_tracked"

@@ -5,9 +5,6 @@ A broken example is one record, the second of three, or a file. Valid images of 
 
 import io
 import re
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +12,7 @@ import tensorflow as tf
 from conftest import TINY
 from PIL import Image
 from support.images import encoded, jpeg, record, smooth, write_records
+from support.runs import FAST, run_main
 
 from keras_efficientnet import training
 from keras_efficientnet.datasets import damage, make_datasets, records
@@ -26,7 +24,7 @@ GOOD = [record(jpeg(seed=seed), 1 + seed) for seed in range(3)]
 LENGTHS = [len(value) + 16 for value in GOOD]
 DATA = jpeg(seed=7)
 SMALL = TINY._replace(resolution=32)
-NETWORK = {"width_coefficient": 0.25, "depth_coefficient": 0.2, "input_image_size": 32, "frozen_layers": "backbone"}
+NETWORK = FAST | {"frozen_layers": "backbone"}
 
 
 def noisy(data, seed=0, below=256):
@@ -86,7 +84,7 @@ def test_reading_stops_and_names_the_broken_record(tmp_path, kind):
     message = write_broken(tmp_path, kind)
     data = make_datasets(options(tmp_path), SMALL)
     advice = ".*Repair it, or set `skip_broken_records`"
-    with pytest.raises(ValueError, match=message + advice), damage.in_words(data.explain_valid):
+    with pytest.raises(ValueError, match=message + advice), damage.report_broken(data.explain_valid):
         list(data.valid)
 
 
@@ -112,7 +110,7 @@ CASES = [
 def test_training_stops_and_names_the_broken_record(tmp_path, start, kind):
     message, given = write_broken_train(tmp_path, kind)
     data = make_datasets(make_config(**given), SMALL)
-    with pytest.raises(ValueError, match=message), damage.in_words(lambda: data.explain_train(start)):
+    with pytest.raises(ValueError, match=message), damage.report_broken(lambda: data.explain_train(start)):
         list(data.train(start).take(12))
 
 
@@ -120,20 +118,17 @@ def test_training_stops_and_names_the_broken_record(tmp_path, start, kind):
 def test_run_on_two_replicas_names_the_broken_record(tmp_path, kind):
     """TensorFlow's own errors are about an image and about a file."""
     message, given = write_broken_train(tmp_path / "data", kind)
-    steps = {"train_batch_size": 2, "train_steps": 9, "num_replicas": 2}
+    options = given | NETWORK | {"train_batch_size": 2, "train_steps": 9, "num_replicas": 2}
     with pytest.raises(ValueError, match=message):
-        training.run(make_config(**given, **NETWORK, **steps, model_dir=str(tmp_path / "run")))
+        training.run(make_config(**options, model_dir=str(tmp_path / "run")))
 
 
 def test_main_names_the_broken_record_in_one_line(tmp_path):
     message, given = write_broken_train(tmp_path / "data", "no text")
-    given |= NETWORK | {"train_batch_size": 2}
-    flags = [f"--{name}={value}" for name, value in given.items()]
-    main = Path(__file__).parent.parent / "main.py"
-    command = [sys.executable, str(main), f"--model_dir={tmp_path}/run", "--train_steps=9", *flags]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
-    assert done.returncode == 1
-    assert re.fullmatch(f"main.py: .*{message}.*", done.stderr.splitlines()[-1])
+    options = given | NETWORK | {"train_batch_size": 2, "train_steps": 9}
+    done = run_main(model_dir=tmp_path / "run", **options)
+    assert done.status == 1
+    assert re.fullmatch(f"main.py: .*{message}.*", done.err.splitlines()[-1])
 
 
 def test_damaged_file_is_found_in_what_the_shuffle_buffer_read_ahead(tmp_path):
@@ -155,7 +150,7 @@ def test_valid_data_have_nothing_to_explain(tmp_path):
     data = make_datasets(make_config(**given | {"num_train_images": 3}), SMALL)
     assert data.explain_train(0) is None
     with pytest.raises(tf.errors.UnknownError, match="about something else"):  # raised unchanged
-        with damage.in_words(lambda: data.explain_train(0)):
+        with damage.report_broken(lambda: data.explain_train(0)):
             raise tf.errors.UnknownError(None, None, "about something else")
 
 
@@ -203,8 +198,8 @@ def test_skip_broken_records_leaves_out_and_counts_them(tmp_path):
     config = make_config(data_dir=str(tmp_path), num_label_classes=5, mode="eval", skip_broken_records=True)
     data = make_datasets(config, SMALL)
     assert data.valid_images == valid == 24 == len(list(data.valid))
-    assert len(data.broken) == len(expected)
-    for problem, message in zip(data.broken, expected, strict=True):
+    assert len(data.broken_examples) == len(expected)
+    for problem, message in zip(data.broken_examples, expected, strict=True):
         assert tf.strings.regex_full_match(problem, f".*{message}.*")
 
 

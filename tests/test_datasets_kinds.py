@@ -6,7 +6,7 @@ from conftest import TINY
 from support.images import encoded, jpeg, record, smooth, write_folder, write_records
 
 from keras_efficientnet.datasets import catalog, class_folders, make_datasets, transfer
-from keras_efficientnet.datasets.damage import in_words
+from keras_efficientnet.datasets.damage import report_broken
 from keras_efficientnet.recipes import make_config
 
 SMALL = TINY._replace(resolution=40)
@@ -64,7 +64,7 @@ def test_broken_image_in_a_folder_is_named(tmp_path):
     (tmp_path / "validation/two/000.jpg").write_bytes(jpeg()[:500])
     data = make_datasets(make_config(data_dir=str(tmp_path), dataset="folder", mode="eval"), SMALL)
     with pytest.raises(ValueError, match="validation/two/000.jpg holds no image that can be decoded"):
-        with in_words(data.explain_valid):
+        with report_broken(data.explain_valid):
             list(data.valid)
 
 
@@ -202,7 +202,7 @@ def test_damaged_file_of_tensorflow_datasets_is_an_error(tmp_path):
     path.write_bytes(path.read_bytes()[:-100])
     data = make_datasets(make_config(data_dir=str(tmp_path), dataset="tiny", mode="eval"), SMALL)
     with pytest.raises(ValueError, match="tiny/1.0.0, split test, has fewer examples than its metadata state"):
-        with in_words(data.explain_valid):
+        with report_broken(data.explain_valid):
             list(data.valid)
 
 

@@ -110,6 +110,14 @@ def test_reliability_names_a_test_for_every_promise():
     assert not [row for row in rows if not re.search(r"`tests/\w+\.py::test_\w+`$", row)]
 
 
+def test_reliability_says_which_tests_are_slow():
+    text = (ROOT / "docs/reliability.md").read_text("utf-8")
+    for mark, path, name in re.findall(r"(slow: )?`(tests/\w+\.py)::(\w+)`", text):
+        [test] = [n for n in ast.parse((ROOT / path).read_text("utf-8")).body if getattr(n, "name", None) == name]
+        slow = "pytest.mark.slow" in {ast.unparse(decorator) for decorator in test.decorator_list}
+        assert bool(mark) == slow, name
+
+
 # Tables
 
 
@@ -179,7 +187,7 @@ def test_every_command_parses(script):
     found = [(page, words) for page, words in commands() if words[0] == script]
     assert found, f"No page shows a command of {script}"
     command = [sys.executable, "-c", PARSE, script, json.dumps(found)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
 
 

@@ -11,8 +11,8 @@ from keras_efficientnet.evaluation.metrics import (
     Outcomes,
     calibration,
     confusion_matrix,
-    evaluate_function,
     make_evaluator,
+    outcomes_from_probabilities,
     padded_batches,
     score,
 )
@@ -128,11 +128,13 @@ def test_every_image_counts_once_with_any_batch_size(batch, replicas):
     np.testing.assert_array_equal(confusion_matrix(outcomes, 6), matrix)
 
 
-def test_function_has_the_scores_of_the_model():
+def test_probabilities_are_scored_like_the_model():
     model, examples, expected = linear_data()
-    scores, predicted = evaluate_function(lambda pixels: keras.ops.softmax(model(pixels)), examples, 23, batch=5)
+    images, labels = next(examples.take(23).batch(23).as_numpy_iterator())
+    outcomes = outcomes_from_probabilities(np.asarray(keras.ops.softmax(model(images))), labels)
+    scores = score(outcomes)
     assert scores.top_1_accuracy == pytest.approx(expected) and scores.images == 23
-    np.testing.assert_array_equal(predicted, model.predict(examples.batch(23), verbose=0).argmax(axis=1))
+    np.testing.assert_array_equal(outcomes.predicted, model.predict(examples.batch(23), verbose=0).argmax(axis=1))
 
 
 def test_padded_batches_have_one_size_and_end():

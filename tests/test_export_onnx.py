@@ -83,7 +83,7 @@ def test_a_file_runs_without_this_package_and_tensorflow(model, exported, tmp_pa
     kind, path = exported
     np.save(tmp_path / "images.npy", random_images(3))
     command = [sys.executable, "-I", "-c", ELSEWHERE[kind], str(path), "images.npy"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     for count in (1, 3):
         expected = model(random_images(3)[:count], training=False)

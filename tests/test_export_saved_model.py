@@ -96,7 +96,7 @@ def decoded(pictures, size=32, **options):
 def run_python(code, *arguments, cwd, **environment):
     command = [sys.executable, "-I", "-c", code, *arguments]
     environment = os.environ | environment
-    done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     return dict(np.load(cwd / arguments[-1]))
 

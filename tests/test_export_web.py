@@ -86,7 +86,7 @@ def test_the_page_crops_and_resizes_as_evaluation_does(tmp_path, height, width, 
     (tmp_path / "resize.mjs").write_text(RESIZE.replace("PAGE", str(PAGE)))
     options = {"height": height, "width": width, "size": size, "fraction": fraction}
     options |= {"interpolation": interpolation, "half": half}
-    subprocess.run([NODE, "resize.mjs", json.dumps(options)], cwd=tmp_path, check=True, timeout=60)
+    subprocess.run([NODE, "resize.mjs", json.dumps(options)], cwd=tmp_path, check=True, timeout=600)
     pixels = np.frombuffer((tmp_path / "pixels").read_bytes(), "<f4").reshape(size, size, 3)
     options = {"crop_fraction": fraction, "interpolation": interpolation, "half_pixel_centers": half}
     expected = image_for_evaluation(tf.io.encode_png(picture), size, **options)
@@ -351,5 +351,5 @@ def test_the_example_in_the_help_of_the_script_runs_as_printed(small, tmp_path):
 def test_the_hashes_of_the_runtime_are_those_the_registry_publishes():
     for package in npm.RUNTIME:
         command = ["npm", "view", f"{package.name}@{package.version}", "dist.integrity", "license"]
-        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60, env=os.environ)
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=600, env=os.environ)
         assert f"'sha512-{package.sha512}'" in done.stdout and "'Apache-2.0'" in done.stdout

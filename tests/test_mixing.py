@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from conftest import TINY
+from support.runs import FAST
 
 from keras_efficientnet import training
 from keras_efficientnet.augmentation import erasing, make_augmentation, mixing, policies
@@ -136,8 +137,7 @@ def test_mixing_batches_of_one_image_is_an_error():
         mix_batches(single, make_mixing(0.2, 0.0, 4), SEEDS[0], first=0)
 
 
-SMALL = {"width_coefficient": 0.25, "depth_coefficient": 0.2, "input_image_size": 32, "train_batch_size": 16}
-MIXED = SMALL | {"mixup_alpha": 0.2, "cutmix_alpha": 1.0, "random_erasing": 0.5}
+MIXED = FAST | {"mixup_alpha": 0.2, "cutmix_alpha": 1.0, "random_erasing": 0.5}
 
 
 @pytest.mark.parametrize("replicas", [1, 2])
@@ -162,7 +162,7 @@ def test_a_resumed_run_has_the_batches_of_an_uninterrupted_one(replicas):
 
 
 def test_a_run_with_mixup_cutmix_and_erasing_trains(tmp_path):
-    config = make_config(model_dir=str(tmp_path), mode="train", train_steps=3, iterations_per_loop=3, **MIXED)
+    config = make_config(model_dir=str(tmp_path), mode="train", train_steps=3, **MIXED)
     assert training.run(config)["steps"] == 3
 
 

@@ -236,7 +236,7 @@ def test_features_raises_for_a_model_that_is_not_an_efficientnet():
 
 
 def test_a_class_activation_map_is_the_classifier_applied_to_every_position(tiny):
-    """README.md's lines. Zhou et al. 2015, arxiv.org/abs/1512.04150: the mean of the map is the logit less its bias."""
+    """docs/models.md; Zhou et al. 2015, arxiv.org/abs/1512.04150: the mean of the map is the logit less its bias."""
     model = make(tiny, input_shape=(None, None, 3))
     last = keras.Model(model.input, model.get_layer("top_activation").output)
     kernel, bias = model.get_layer("predictions").get_weights()

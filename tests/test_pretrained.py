@@ -45,7 +45,7 @@ def fetch(tmp_path):
     def run(**environment):
         base = os.environ | {"HF_HOME": str(tmp_path / "hf"), "HF_HUB_DISABLE_XET": "1"}
         command = [sys.executable, "-W", "error", "-c", FETCH]
-        done = subprocess.run(command, cwd=ROOT, env=base | environment, capture_output=True, text=True, timeout=100)
+        done = subprocess.run(command, cwd=ROOT, env=base | environment, capture_output=True, text=True, timeout=600)
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout)
 

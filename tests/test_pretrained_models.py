@@ -18,7 +18,7 @@ from keras_efficientnet.runs import RunFolder
 from keras_efficientnet.training import loop
 from keras_efficientnet.weights import pretrained
 from keras_efficientnet.weights.loading import load_weights, resolve_weights
-from keras_efficientnet.weights.origins.timm import to_timm
+from keras_efficientnet.weights.registry import to_timm
 
 IMAGES = reference_images(2, 32, 32, seed=1)
 

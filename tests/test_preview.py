@@ -24,7 +24,7 @@ def sheet_of(**options):
 def test_left_column_has_the_evaluation_crops_of_the_training_images():
     sheet, data = sheet_of()
     assert sheet.images.shape == (COLUMNS, ROWS, 32, 32, 3)
-    for row, (image, label) in enumerate(data.pictures().take(ROWS)):
+    for row, (image, label) in enumerate(data.encoded_images().take(ROWS)):
         expected = image_for_evaluation(image, 32, crop_fraction=1.0, half_pixel_centers=True)  # recipe sample
         np.testing.assert_array_equal(sheet.images[0, row], expected)
         np.testing.assert_array_equal(sheet.targets[:, row], [np.eye(10)[label]] * COLUMNS)
@@ -68,5 +68,5 @@ def test_a_preview_does_not_change_the_global_seed():
     expected = tf.random.uniform(()).numpy()
     tf.random.set_seed(11)
     _, data = sheet_of()
-    list(data.pictures().take(1))
+    list(data.encoded_images().take(1))
     assert tf.random.uniform(()).numpy() == expected

@@ -20,9 +20,9 @@ from support.reference import fill
 from support.weight_files import write_state, write_zip
 
 from keras_efficientnet import load_weights, models
-from keras_efficientnet.weights.origins.timm import to_timm
 from keras_efficientnet.weights.readers.pth import open_pth
 from keras_efficientnet.weights.readers.safetensors import open_safetensors
+from keras_efficientnet.weights.registry import to_timm
 
 FILES = GOLDEN / "pth"
 BASE = np.arange(12, dtype="float32").reshape(3, 4)
@@ -141,7 +141,7 @@ def test_a_file_cannot_repeat_expensive_operations(tmp_path):
     tensor += b"X\x01\x00\x00\x000X\x03\x00\x00\x00cpuK\x04tQK\x00h\x00h\x00\x89}tR"
     large = b"\x80\x02\x8a\xff" + b"\xff" * 254 + b"\x7fq\x020(" + b"h\x02" * 100_000 + b"tq\x000"
     same = b"".join(b"\x8a\x0a" + (number * (2**61 - 1)).to_bytes(10, "little") + b"N" for number in range(60_000))
-    start = time.monotonic()
+    start = time.process_time()
     for content, message in {
         million + call + b"}.": "it calls a function with more than 8 arguments",
         million + b"h\x00Q.": "it refers to an object that is not a storage",
@@ -151,7 +151,7 @@ def test_a_file_cannot_repeat_expensive_operations(tmp_path):
     }.items():
         with pytest.raises(ValueError, match=message):
             read_made(tmp_path, content, **{"0": b"\x00" * 16})
-    assert time.monotonic() - start < 10
+    assert time.process_time() - start < 10
 
 
 @pytest.mark.parametrize(

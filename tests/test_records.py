@@ -1,12 +1,10 @@
 """Writes records in the official layout, always with the same bytes, and resumes after an interruption."""
 
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 import tensorflow as tf
 from conftest import ROOT, TINY
+from support import scripts
 from support.images import encoded, jpeg, write_folder
 
 from keras_efficientnet.datasets import make_datasets, shards
@@ -131,18 +129,17 @@ def test_broken_image_is_named_and_no_incomplete_file_is_left(tmp_path, damage):
 
 
 def test_script_writes_records_that_training_reads(folder, tmp_path):
-    command = [sys.executable, str(ROOT / "export/to_records.py"), f"--folder={folder}", f"--output={tmp_path / 'out'}"]
-    environment = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"}
-    done = subprocess.run([*command, "--processes=1"], capture_output=True, text=True, env=environment)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout == f"{tmp_path / 'out'}: 18 pictures to train on, 6 to evaluate on\n"
-    data = make_datasets(make_config(data_dir=str(tmp_path / "out"), crop_fraction=1.0), TINY._replace(resolution=40))
+    output = tmp_path / "out"
+    options = (f"--folder={folder}", f"--output={output}", "--processes=1")
+    status, lines, errors = scripts.run(ROOT / "export/to_records.py", *options, cwd=tmp_path)
+    assert status == 0, errors
+    assert lines == [f"{output}: 18 images to train on, 6 to evaluate on"]
+    data = make_datasets(make_config(data_dir=str(output), crop_fraction=1.0), TINY._replace(resolution=40))
     assert data.class_names == tuple(f"n{number:02d}" for number in range(9)) and data.train_images == 18
     images, labels = next(data.valid.batch(6).as_numpy_iterator())
     assert labels.tolist() == list(range(6))
     expected = tf.io.decode_jpeg(jpeg(seed=3))[:, 4:44]
-    np.testing.assert_array_equal(
-        images[3][:, :38], expected[:, :38]
-    )  # at the edge of the window, colours are sampled differently
-    done = subprocess.run([*command, "--seed=1"], capture_output=True, text=True, env=environment)
-    assert done.returncode == 1 and done.stderr.splitlines()[-1].startswith("to_records.py: ")
+    # without the edge of the window, where colours are sampled differently
+    np.testing.assert_array_equal(images[3][:, :38], expected[:, :38])
+    status, _, errors = scripts.run(ROOT / "export/to_records.py", *options, "--seed=1", cwd=tmp_path)
+    assert status == 1 and errors[-1].startswith("to_records.py: ")

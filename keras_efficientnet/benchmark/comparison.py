@@ -3,7 +3,7 @@
 import functools
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from keras_efficientnet.files import save_figure
 from keras_efficientnet.models import create_model, list_models
 from keras_efficientnet.runtimes import timing
 from keras_efficientnet.runtimes.timing import Candidate, Timing
+from keras_efficientnet.runtimes.worker import default_threads
 
 Progress = Callable[[Iterable[Any]], Iterable[Any]]
 
@@ -24,7 +25,7 @@ class Comparison:
     peers: Sequence[str] = ()  # networks of keras.applications, with random weights, converted plainly
     files: Sequence[str] = ()  # existing files
     formats: Sequence[str] = ()  # keys of `TIMED_FORMATS`, for `models` and `peers`; all if empty
-    threads: Sequence[int] = (1, 2)  # each file is timed with each number of threads
+    threads: Sequence[int] = field(default_factory=default_threads)  # each file is timed with each number of threads
     baseline: str | None = None  # network or file to compare with, or NAME:FORMAT; the first if None
     rounds: int = timing.ROUNDS  # see `timing.measure`
     calls: int = timing.CALLS

@@ -106,7 +106,7 @@ def read(source: Source, item: Any, *, search: bool = True) -> tuple[tf.Tensor, 
 
 
 @contextlib.contextmanager
-def in_words(problem: Callable[[], str | None]) -> Iterator[None]:
+def report_broken(problem: Callable[[], str | None]) -> Iterator[None]:
     """Replaces an error of TensorFlow by a ValueError that describes the broken example.
 
     Args:

@@ -33,13 +33,13 @@ class Data(NamedTuple):
     class_names: tuple[str, ...] | None  # None: the data have no class names
     classes: int = DEFAULT_CLASSES
     valid_shard: Callable[[int, int], tf.data.Dataset] | None = None  # (shard_index, shard_count) -> part of `valid`
-    broken: tuple[str, ...] = ()  # descriptions of the examples that `skip_broken_records` left out
-    pictures: Callable[[], tf.data.Dataset] | None = None  # -> (encoded image, label), in the order of the first epoch
+    broken_examples: tuple[str, ...] = ()  # descriptions of the examples that `skip_broken_records` left out
+    encoded_images: Callable[[], tf.data.Dataset] | None = None  # -> (encoded image, label), order of epoch 0
     explain_train: Callable[[int], str | None] = lambda start: None  # examples seen before -> broken example, described
     explain_valid: Callable[[], str | None] = lambda: None  # -> broken example, described; None: none is broken
 
     @property
-    def names(self) -> tuple[str, ...]:
+    def display_names(self) -> tuple[str, ...]:
         """Returns the class names, or the class numbers if the data have no names."""
         return self.class_names or tuple(str(number) for number in range(self.classes))
 
@@ -85,8 +85,8 @@ def make_datasets(config: TrainConfig, variant: Variant) -> Data:
         class_names=names,
         classes=classes,
         valid_shard=valid_shard if valid else None,
-        broken=broken,
-        pictures=(lambda: encoded_examples(train, config)) if train else None,
+        broken_examples=broken,
+        encoded_images=(lambda: encoded_examples(train, config)) if train else None,
         explain_train=lambda start: explain_train(_required(train), train_images, config, start),
         explain_valid=lambda: explain_valid(_required(valid), valid_images, config),
     )

@@ -14,7 +14,6 @@ import os
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import tensorflow as tf
@@ -135,7 +134,7 @@ def _write_text(path: str, text: str) -> None:
 def _replacing(path: str) -> Iterator[str]:
     """Yields a temporary path that replaces `path`, local or gs://, when it is complete."""
     if "://" not in path:
-        with replacing(path, overwrite=True, is_ours=Path.is_file) as new:
+        with replacing(path) as new:
             yield str(new)
         return
     temporary = os.path.join(os.path.dirname(path), f".{os.path.basename(path)}.part")

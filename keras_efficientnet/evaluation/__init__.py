@@ -5,8 +5,8 @@ from keras_efficientnet.evaluation.metrics import (
     Scores,
     calibration,
     confusion_matrix,
-    evaluate_function,
     make_evaluator,
+    outcomes_from_probabilities,
     score,
 )
 
@@ -15,7 +15,7 @@ __all__ = [
     "Scores",
     "calibration",
     "confusion_matrix",
-    "evaluate_function",
     "make_evaluator",
+    "outcomes_from_probabilities",
     "score",
 ]

@@ -146,27 +146,10 @@ def make_evaluator(strategy: tf.distribute.Strategy, model: keras.Model) -> Eval
     return evaluate
 
 
-def evaluate_function(
-    function: Callable[[np.ndarray], np.ndarray], examples: tf.data.Dataset, images: int, batch: int = 32
-) -> tuple[Scores, np.ndarray]:
-    """Evaluates any function from images to probabilities, for example an exported file.
-
-    Args:
-        function: float32 [n, height, width, 3] -> probabilities [n, classes].
-        examples: at least `images` times (image, label).
-        images: number of images to evaluate.
-        batch: images per call.
-
-    Returns:
-        The scores, and the predicted class of each image, [images].
-    """
-    rows = []
-    for pixels, labels in examples.take(images).batch(batch).as_numpy_iterator():
-        probabilities = np.asarray(function(pixels))
-        logits = np.log(np.maximum(probabilities, np.finfo("float32").tiny))
-        rows.append(outcome_rows(logits, labels, np.ones(len(labels), "float32")))
-    outcomes = _to_outcomes(rows)
-    return score(outcomes), outcomes.predicted
+def outcomes_from_probabilities(probabilities: np.ndarray, labels: np.ndarray) -> Outcomes:
+    """Returns the outcomes of probabilities, float32 [n, classes], whose true classes are `labels`, [n]."""
+    logits = np.log(np.maximum(probabilities, np.finfo("float32").tiny))
+    return _to_outcomes([outcome_rows(logits, labels, np.ones(len(labels), "float32"))])
 
 
 def _to_outcomes(rows: Sequence[tf.Tensor]) -> Outcomes:

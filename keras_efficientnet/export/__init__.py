@@ -4,7 +4,7 @@ from keras_efficientnet.export.agreement import Agreement, Classifier, compare
 from keras_efficientnet.export.folding import fold_batch_norms
 from keras_efficientnet.export.formats import FORMATS, Options
 from keras_efficientnet.export.images import Images, load_images
-from keras_efficientnet.export.measurement import Report, format_report, write_measured
+from keras_efficientnet.export.measurement import Report, format_report, score_files, write_measured
 from keras_efficientnet.export.onnx import to_onnx
 from keras_efficientnet.export.openvino import to_openvino
 from keras_efficientnet.export.pixels import Reader, find_reader, find_resampling
@@ -46,6 +46,7 @@ __all__ = [
     "load_tflite",
     "read_labels",
     "replacing",
+    "score_files",
     "to_onnx",
     "to_openvino",
     "to_saved_model",

@@ -73,8 +73,8 @@ def load_images(
             f"The images of {origin} are of {data.classes} classes, {model.name} has {model.output_shape[-1]}."
         )
     examples: Any = data.valid
-    if train and data.pictures:
-        examples = data.pictures().map(lambda image, label: (reader(image), label))
+    if train and data.encoded_images:
+        examples = data.encoded_images().map(lambda image, label: (reader(image), label))
     pixels, labels = zip(*examples.take(count).as_numpy_iterator(), strict=True)
     split = "training" if train else "validation"
     return Images(

@@ -1,21 +1,21 @@
 """Measures an exported file in its own runtime: agreement with its model, accuracy, size and speed."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import keras
 import numpy as np
 
+from keras_efficientnet.evaluation import metrics
 from keras_efficientnet.export.agreement import batches, compare
 from keras_efficientnet.export.formats import FORMATS
 from keras_efficientnet.export.images import Images
 from keras_efficientnet.files import RejectedFileError, count_bytes, replacing, write_json, write_text
 from keras_efficientnet.runtimes import timing
-from keras_efficientnet.runtimes.worker import count_cores
+from keras_efficientnet.runtimes.worker import default_threads
 
-THREADS = (1, 2)
 LEAST_AGREEMENT = 0.99
 
 
@@ -64,6 +64,31 @@ def measure(model: keras.Model, path: str | os.PathLike[str], kind: str, images:
         model_accuracy=_accuracy(result.expected, images.labels),
         milliseconds=_time(path, kind),
     )
+
+
+def score_files(
+    model: keras.Model, files: Mapping[str, Path], examples: Iterable[tuple[np.ndarray, np.ndarray]]
+) -> dict[str, dict[str, float]]:
+    """Returns scores, `agreement` with the model and `bytes` of files exported from it.
+
+    Args:
+        model: the exported model.
+        files: keys of `FORMATS` -> files.
+        examples: batches of pixels and true classes, read once.
+    """
+    labels: list[np.ndarray] = []
+
+    def pixels() -> Iterator[np.ndarray]:
+        for images, classes in examples:
+            labels.append(classes)
+            yield images
+
+    results = compare(model, [FORMATS[kind].load(path) for kind, path in files.items()], pixels())
+    rows = {}
+    for (kind, path), result in zip(files.items(), results, strict=True):
+        scores = metrics.score(metrics.outcomes_from_probabilities(result.found, np.concatenate(labels)))
+        rows[kind] = scores._asdict() | {"agreement": result.same_class, "bytes": count_bytes(path)}
+    return rows
 
 
 def write_measured(
@@ -127,10 +152,9 @@ def format_report(report: Report) -> str:
 
 
 def _time(path, kind) -> dict[int, float]:
-    threads = [number for number in THREADS if number <= count_cores()]
     candidates = [
         timing.Candidate(model=path.name, format=kind, runtime=kind, path=os.fspath(path), threads=number)
-        for number in threads
+        for number in default_threads()
     ]
     return {timed.threads: timed.quartiles[1] for timed in timing.measure(candidates)}
 

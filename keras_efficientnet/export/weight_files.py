@@ -19,11 +19,9 @@ from keras_efficientnet.preprocessing import image_for_evaluation
 from keras_efficientnet.runs import find_labels
 from keras_efficientnet.weights.engine import count_classes
 from keras_efficientnet.weights.loading import find_file, resolve_weights
-from keras_efficientnet.weights.origins.keras import to_keras_applications
-from keras_efficientnet.weights.origins.timm import to_timm
 from keras_efficientnet.weights.pairing import Origin, pair_variables
 from keras_efficientnet.weights.readers.dispatch import open_weights
-from keras_efficientnet.weights.registry import convert, find_origin, recognise
+from keras_efficientnet.weights.registry import convert, find_origin, recognise, to_keras_applications, to_timm
 
 MAX_CLASSES = 100_000  # of a file whose classes the user did not state; ImageNet-21k has 21,843
 

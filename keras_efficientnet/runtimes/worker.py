@@ -61,6 +61,11 @@ def count_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def default_threads() -> list[int]:
+    """Returns the numbers of threads that a network is timed with: 1, and 2 if there are two cores."""
+    return list(range(1, min(2, count_cores()) + 1))
+
+
 def _use_cores(count):
     if hasattr(os, "sched_setaffinity"):  # Linux
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[-count:])

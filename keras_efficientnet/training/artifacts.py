@@ -1,6 +1,6 @@
 """The files that a run leaves behind: the exported models with their scores, evaluation reports, and class names."""
 
-import os
+from typing import Any
 
 import keras
 
@@ -8,8 +8,10 @@ from keras_efficientnet import export
 from keras_efficientnet.datasets import Data
 from keras_efficientnet.evaluation import metrics
 from keras_efficientnet.evaluation.reports import write_reports
+from keras_efficientnet.files import replacing
 from keras_efficientnet.runs import RunFolder
 
+EXPORT_BATCH = 32
 EXPORT_IMAGES = 2_000  # maximum number of validation images on which the exported files are measured
 
 
@@ -21,7 +23,7 @@ def write_labels(folder: RunFolder, data: Data) -> None:
 
 def write_evaluation(folder: RunFolder, outcomes: metrics.Outcomes, data: Data) -> None:
     """Writes the tables and plots of `evaluation/`; classes without names are called by their numbers."""
-    write_reports(folder.reports, outcomes, data.names)
+    write_reports(folder.reports, outcomes, data.display_names)
 
 
 def export_all(model: keras.Model, data: Data, folder: RunFolder, read: export.Reader) -> dict[str, dict[str, float]]:
@@ -37,21 +39,12 @@ def export_all(model: keras.Model, data: Data, folder: RunFolder, read: export.R
         For each file its size in bytes; for `saved_model` and `tflite` also their scores, and the fraction of images
         for which they predict the same class as the model.
     """
-    temporary = folder.model.with_name(f".{folder.model.name}")
-    model.save(temporary)
-    os.replace(temporary, folder.model)
+    with replacing(folder.model) as new:
+        model.save(new)
     export.to_saved_model(model, folder.saved_model, labels=data.class_names, read=read, overwrite=True)
     export.to_tflite(model, folder.tflite, labels=data.class_names, overwrite=True)
-    images = min(data.valid_images, EXPORT_IMAGES)
-    _, expected = metrics.evaluate_function(lambda pixels: model(pixels, training=False), data.valid, images)
+    valid: Any = data.valid
+    examples = valid.take(min(data.valid_images, EXPORT_IMAGES)).batch(EXPORT_BATCH).as_numpy_iterator()
+    files = {"saved_model": folder.saved_model, "tflite": folder.tflite}
     rows: dict[str, dict[str, float]] = {"model": {"bytes": export.count_bytes(folder.model)}}
-    for name, path, load in (
-        ("saved_model", folder.saved_model, export.load_saved_model),
-        ("tflite", folder.tflite, export.load_tflite),
-    ):
-        scores, choices = metrics.evaluate_function(load(path), data.valid, images)
-        rows[name] = scores._asdict() | {
-            "agreement": float((choices == expected).mean()),
-            "bytes": export.count_bytes(path),
-        }
-    return rows
+    return rows | export.score_files(model, files, examples)

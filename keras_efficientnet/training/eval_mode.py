@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from keras_efficientnet.config import TrainConfig
 from keras_efficientnet.datasets import Data
-from keras_efficientnet.datasets.damage import in_words
+from keras_efficientnet.datasets.damage import report_broken
 from keras_efficientnet.evaluation import metrics
 from keras_efficientnet.files import write_json
 from keras_efficientnet.runs import RunFolder
@@ -25,7 +25,7 @@ def make_evaluation(state: TrainState, data: Data) -> Callable[[], metrics.Outco
     shard = cast(metrics.Shard, data.valid_shard)  # there is one in every mode that evaluates
 
     def evaluate_average():
-        with in_words(data.explain_valid):
+        with report_broken(data.explain_valid):
             return evaluate(shard, data.valid_images, state.config.eval_batch_size)
 
     return evaluate_average

@@ -18,7 +18,7 @@ from tqdm import tqdm
 from keras_efficientnet.augmentation.mixing import make_mixing, mix_batches
 from keras_efficientnet.config import TrainConfig
 from keras_efficientnet.datasets import Data, make_datasets
-from keras_efficientnet.datasets.damage import in_words
+from keras_efficientnet.datasets.damage import report_broken
 from keras_efficientnet.evaluation import metrics
 from keras_efficientnet.files import write_json
 from keras_efficientnet.preprocessing import make_reader
@@ -160,7 +160,7 @@ class Trainer:
             outcomes = self._evaluate_average()
         results: dict[str, Any] = {"model": metrics.score(outcomes)._asdict(), "best": best} | progress
         if self.config.skip_broken_records:
-            results["broken_records"] = self.data.broken
+            results["broken_records"] = self.data.broken_examples
         if self._is_chief:
             self._write_results(outcomes, results)
         return results
@@ -179,7 +179,7 @@ class Trainer:
         """Runs the steps of one call of the device, and reports them."""
         started, count = time.perf_counter(), self._count_steps()
         images = count * self.config.train_batch_size
-        with in_words(self._explain_broken_image):
+        with report_broken(self._explain_broken_image):
             loss = float(run_steps(batches, tf.constant(count)))
         seconds = time.perf_counter() - started
         self.state.seconds.assign_add(seconds)

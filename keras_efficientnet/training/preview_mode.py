@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from keras_efficientnet.augmentation.mixing import make_mixing, targets_of
 from keras_efficientnet.config import TrainConfig
 from keras_efficientnet.datasets import Data, make_datasets
-from keras_efficientnet.datasets.damage import in_words
+from keras_efficientnet.datasets.damage import report_broken
 from keras_efficientnet.datasets.pipeline import augmented, image_seeds
 from keras_efficientnet.files import save_figure
 from keras_efficientnet.preprocessing import make_reader
@@ -50,7 +50,7 @@ def preview(config: TrainConfig) -> Path:
     data = make_datasets(train_config, make_variant(config))
     path = RunFolder(config.directory).preview
     path.parent.mkdir(parents=True, exist_ok=True)
-    save_figure(draw(make_sheet(config, data), data.names), path)
+    save_figure(draw(make_sheet(config, data), data.display_names), path)
     return path
 
 
@@ -62,11 +62,11 @@ def make_sheet(config: TrainConfig, data: Data) -> Sheet:
     Raises:
         ValueError: there are no training data, or one of the first images is broken.
     """
-    if data.pictures is None:
+    if data.encoded_images is None:
         raise ValueError("There are no training data to preview. Give `dataset` or `data_dir`.")
     variant = make_variant(config)
-    with in_words(lambda: data.explain_train(0)):
-        encoded, labels = zip(*data.pictures().take(ROWS), strict=True)
+    with report_broken(lambda: data.explain_train(0)):
+        encoded, labels = zip(*data.encoded_images().take(ROWS), strict=True)
     read, batch = make_reader(config, variant), tf.stack(labels)
     mix = make_mixing(config.mixup_alpha, config.cutmix_alpha, data.classes)
     make_seed = image_seeds(config)

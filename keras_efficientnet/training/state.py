@@ -67,8 +67,7 @@ def make_variant(config: TrainConfig) -> Variant:
     }
     given: dict[str, Any] = {name: value for name, value in changes.items() if value is not None}
     variant = find_variant(config.model_name)._replace(**given)
-    source = resolve_weights(config.weights or None, model_name=config.model_name, variant=variant)
-    return source.variant or variant
+    return resolve_weights(config.weights, model_name=config.model_name, variant=variant).variant or variant
 
 
 class TrainState:
@@ -165,8 +164,9 @@ class TrainState:
             _check_options(self.config, run)
             self._checkpoint.restore(self._manager.latest_checkpoint).assert_consumed()
             self._fork_seeds()
-        elif path := resolve_weights(self.config.weights or None, model_name=self.config.model_name).fetch():
-            load_weights(self.model, path, other_classes=True)
+        elif self.config.weights:
+            source = resolve_weights(self.config.weights, model_name=self.config.model_name)
+            load_weights(self.model, source.fetch() or self.config.weights, other_classes=True)
             self.average.set_weights(self.model.get_weights())
         return self.step
 

@@ -1,4 +1,4 @@
-"""Weights: published ones by name, and files of timm, torchvision, lukemelas, the official code and Keras.
+"""Weights: published weights by name, and files of timm, torchvision, lukemelas, the official code and Keras.
 
-Imports nothing: `keras_efficientnet.weights.pretrained` needs neither TensorFlow nor Keras.
+Imports nothing, so that `keras_efficientnet.weights.pretrained` needs neither TensorFlow nor Keras.
 """

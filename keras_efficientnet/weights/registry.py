@@ -1,4 +1,4 @@
-"""Recognises which program wrote weights, and converts them. ORIGINS lists the programs."""
+"""Converts weights from every program in ORIGINS, and back to timm and keras.applications."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -7,12 +7,14 @@ from typing import Any
 import keras
 
 from keras_efficientnet.weights.engine import fill
-from keras_efficientnet.weights.origins.keras import KERAS_APPLICATIONS, KERAS_HUB, OURS
+from keras_efficientnet.weights.origins.keras import KERAS_APPLICATIONS, KERAS_HUB, OURS, to_keras_applications
 from keras_efficientnet.weights.origins.lukemelas import LUKEMELAS
 from keras_efficientnet.weights.origins.tf1 import OFFICIAL
-from keras_efficientnet.weights.origins.timm import TIMM
+from keras_efficientnet.weights.origins.timm import TIMM, to_timm
 from keras_efficientnet.weights.origins.torchvision import TORCHVISION
 from keras_efficientnet.weights.pairing import Origin
+
+__all__ = ["ORIGINS", "convert", "find_origin", "recognise", "to_keras_applications", "to_timm"]
 
 # OURS comes last: keras.applications has all of its names, and more
 ORIGINS = {each.name: each for each in (TIMM, TORCHVISION, LUKEMELAS, OFFICIAL, KERAS_HUB, KERAS_APPLICATIONS, OURS)}
@@ -53,8 +55,7 @@ def convert(
 
     Example:
         >>> from keras_efficientnet import EfficientNetB0
-        >>> from keras_efficientnet.weights.origins.timm import to_timm
-        >>> from keras_efficientnet.weights.registry import convert
+        >>> from keras_efficientnet.weights.registry import convert, to_timm
         >>> model = EfficientNetB0(include_top=False, weights=None)
         >>> len(convert(model, to_timm(model), origin="timm"))
         309

@@ -9,7 +9,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 NOISE = re.compile(  # written by TensorFlow's C++
     r"WARNING: All log messages before absl|[IWE]0000 |INFO: Created TensorFlow Lite"
 )
@@ -33,7 +33,7 @@ def _start(target, name, arguments, cwd):
         out, err = Path(folder, "out"), Path(folder, "err")
         process = FORKSERVER.Process(target=target, args=(name, [*map(str, arguments)], str(cwd), out, err))
         process.start()
-        process.join(300)
+        process.join(600)
         assert process.exitcode is not None, "the script did not end"
         errors = [line for line in err.read_text().splitlines() if not NOISE.match(line) and not PROGRESS.match(line)]
         return process.exitcode, out.read_text().splitlines(), errors
@@ -42,7 +42,7 @@ def _start(target, name, arguments, cwd):
 def run_help(script, *, cwd=ROOT):
     """Returns the lines that --help prints; it must come at once, without importing TensorFlow."""
     command = [sys.executable, "-X", "importtime", str(script), "--help"]
-    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=600)
     assert not [line for line in done.stderr.splitlines() if "tensorflow" in line]
     return [line.strip() for line in done.stdout.splitlines()]
 

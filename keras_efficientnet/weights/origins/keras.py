@@ -78,7 +78,7 @@ def to_keras_applications(model: keras.Model, path: str | Path) -> None:
     Example:
         >>> import keras
         >>> from keras_efficientnet import EfficientNetB0
-        >>> from keras_efficientnet.weights.origins.keras import to_keras_applications
+        >>> from keras_efficientnet.weights.registry import to_keras_applications
         >>> to_keras_applications(EfficientNetB0(classes=10), "b0.weights.h5")
         >>> keras.applications.EfficientNetB0(weights=None, classes=10).load_weights("b0.weights.h5")
     """

@@ -49,7 +49,7 @@ def to_timm(model: keras.Model) -> dict[str, np.ndarray]:
 
     Example:
         >>> from keras_efficientnet import EfficientNetB0
-        >>> from keras_efficientnet.weights.origins.timm import to_timm
+        >>> from keras_efficientnet.weights.registry import to_timm
         >>> to_timm(EfficientNetB0(include_top=False, weights=None))["conv_stem.weight"].shape
         (32, 3, 3, 3)
     """
