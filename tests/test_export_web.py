@@ -274,7 +274,7 @@ def test_a_runtime_that_is_not_the_published_one_is_removed(registry, tmp_path):
     name = [*registry.files][0]
     registry.files[name] += b"?"
     with pytest.raises(
-        ValueError, match=f"{name} has another SHA-512 than was published.*npm pack @litertjs/core@2.5.3 "
+        ValueError, match=f"{name} has another SHA-512 than the published one.*npm pack @litertjs/core@2.5.3 "
     ):
         npm.read_runtime()
     assert not content(tmp_path)
@@ -324,13 +324,13 @@ def test_the_script_writes_a_page_for_a_run_and_prints_how_to_open_it(small, tmp
     (tmp_path / "run").mkdir()
     small.save(tmp_path / "run/model.keras")
     (tmp_path / "run/labels.txt").write_text("".join(f"{label}\n" for label in LABELS))
-    options = f"--model=run --output=page --runtime={packages} --title=Digits"
-    code, lines, errors = run(ROOT / "export/to_web.py", *options.split(), cwd=tmp_path)
+    options = ["--model=run", "--output=page", f"--runtime={packages}", "--title=Digits"]
+    code, lines, errors = run(ROOT / "export/to_web.py", *options, cwd=tmp_path)
     assert (code, errors) == (0, [])
     assert re.fullmatch(r"page: 0\.0 MB; probabilities differ from the model's by up to \d\S*", lines[0])
     assert lines[1:] == ["To open it: python -m http.server -d page, then http://localhost:8000"]
     assert (tmp_path / "page/labels.txt").read_text().splitlines() == LABELS
-    code, lines, [error] = run(ROOT / "export/to_web.py", *options.split(), cwd=tmp_path)
+    code, lines, [error] = run(ROOT / "export/to_web.py", *options, cwd=tmp_path)
     assert (code, lines) == (1, [])
     assert error.startswith("to_web.py: page exists. Choose another path")
 
