@@ -224,7 +224,10 @@ def workplace(tmp_path, monkeypatch, tiny):
 
 
 def python_pages():
-    return [page for page in PAGES if fenced(page, "python")]
+    """Pages with Python; the two that train and export full networks are slow."""
+    slow = ("README.md", "docs/export.md")
+    pages = [page for page in PAGES if fenced(page, "python")]
+    return [pytest.param(page, marks=[pytest.mark.slow] if page_id(page) in slow else []) for page in pages]
 
 
 @pytest.mark.filterwarnings("ignore:`shuffle=True` was passed:UserWarning")  # Keras, whenever `fit` gets a tf.data set

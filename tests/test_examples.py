@@ -17,7 +17,15 @@ def name_of(path):
     return ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__")
 
 
-@pytest.mark.parametrize("name", [name_of(path) for path in MODULES])
+# each trains a network: a quarter of a minute that tests/test_training.py and tests/test_predictions.py also guard
+TRAINING = ("keras_efficientnet.training.loop", "keras_efficientnet.training.predict_mode")
+
+
+def slow_if_it_trains(name):
+    return pytest.param(name, marks=[pytest.mark.slow] if name in TRAINING else [])
+
+
+@pytest.mark.parametrize("name", [slow_if_it_trains(name_of(path)) for path in MODULES])
 def test_examples_print_what_they_show(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     module = importlib.import_module(name)

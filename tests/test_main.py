@@ -101,7 +101,10 @@ def cut_off(folder):
         ({"model_name": "b9"}, "Unknown model 'b9'. Choose one of: efficientnet-b0, "),
         ({"data_dir": "/nowhere"}, "No files train-* in '/nowhere'."),
         ({"train_batch_size": 0}, "`train_batch_size` must be at least 1. Received: train_batch_size=0"),
-        (cut_off, "train-00002-of-00004 is cut off, or no TFRecord file: it ends at byte 100000, within record 246"),
+        (
+            cut_off,
+            "train-00002-of-00004 is cut off, or is not a TFRecord file: it ends at byte 100000, within record 246",
+        ),
         ({"data_dir": SAMPLE, "num_label_classes": 10, "model_name": "efficientnet-b9"}, "Unknown model"),
     ],
     ids=["model", "folder", "batch", "cut_off", "model_with_data"],

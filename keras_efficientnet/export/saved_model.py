@@ -72,11 +72,6 @@ def to_saved_model(
         ValueError: the model gives no probabilities from images and has no pooling, or another argument is invalid.
         RuntimeError: the file gives other probabilities than the model, or some are not finite.
         OSError: writing failed.
-
-    Example:
-        >>> import tempfile, keras_efficientnet
-        >>> model = keras_efficientnet.create_model("efficientnet-b0", input_shape=(32, 32, 3), classes=10)
-        >>> to_saved_model(model, tempfile.mkdtemp(), overwrite=True) < 1e-4
         True
     """
     if not weight_decay >= 0:
