@@ -33,7 +33,7 @@ DEFINE = {str: flags.DEFINE_string, int: flags.DEFINE_integer, float: flags.DEFI
 NO_BIGTABLE = "TensorFlow no longer reads Cloud Bigtable: --data_dir takes gs://"
 
 # Flags of the official main.py (tensorflow/tpu, models/official/efficientnet) that were removed -> why
-LEFT_OUT = {
+REMOVED_FLAGS = {
     "use_tpu": "a TPU is used where --tpu names one",
     "tpu_job_name": "TensorFlow finds the TPU's workers by itself",
     "archive_ckpt": "the best checkpoint is always kept, in archive/",
@@ -61,8 +61,8 @@ def parse_flags(argv: list[str]) -> list[str]:
     """Parses flags, and explains the official flags that were removed."""
     for argument in argv[1:]:
         name = argument.lstrip("-").split("=")[0]
-        for removed in {name, name.removeprefix("no")} & set(LEFT_OUT):
-            sys.exit(f"main.py: there is no --{removed} here: {LEFT_OUT[removed]}.")
+        for removed in {name, name.removeprefix("no")} & set(REMOVED_FLAGS):
+            sys.exit(f"main.py: there is no --{removed} here: {REMOVED_FLAGS[removed]}.")
     try:
         return FLAGS(argv)
     except flags.Error as error:
@@ -86,7 +86,7 @@ def define_flags() -> None:
 def main(arguments: list[str]) -> None:
     """Runs the mode that the flags ask for. A user error is reported in one line; any other has a traceback."""
     if arguments[1:]:
-        sys.exit(f"main.py: {arguments[1]!r} is no flag. Each option is --name=value; --help lists them.")
+        sys.exit(f"main.py: {arguments[1]!r} is not a flag. Each option is --name=value; --help lists them.")
     if not FLAGS["verbosity"].present:
         logging.set_verbosity(logging.WARNING)  # at INFO, TensorFlow logs how long its checkpoints take
     names = [field.name for field in dataclasses.fields(TrainConfig)]

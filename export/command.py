@@ -54,7 +54,7 @@ def run(main: Callable[[], Sequence[str]], *, stopped: str = "Nothing was writte
 
     def start(arguments):
         if arguments[1:]:
-            sys.exit(f"{script}: {arguments[1]!r} is no flag. Each option is --name=value; --help lists them.")
+            sys.exit(f"{script}: {arguments[1]!r} is not a flag. Each option is --name=value; --help lists them.")
         try:
             import keras  # noqa: F401  first: keras_efficientnet then registers its layers
 

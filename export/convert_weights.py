@@ -36,7 +36,7 @@ def describe(converted: "Converted", output: str) -> list[str]:
     lines = [f"{mapped.source}: weights of {mapped.origin}; {mapped.filled} arrays filled"]
     if mapped.left_out:
         lines.append(f"left out: {', '.join(summarize(mapped.left_out))}")
-    lines += [f"note: {adaption}" for adaption in mapped.adaptions]
+    lines += [f"note: {adaptation}" for adaptation in mapped.adaptations]
     checked = f"read back, all {converted.equal} arrays are equal" if converted.equal else "gives the same outputs"
     lines.append(f"{output}: {converted.bytes / 1e6:.1f} MB; {checked}")
     for prediction in converted.predictions:

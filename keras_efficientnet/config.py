@@ -260,7 +260,7 @@ class TrainConfig:
             )
         if self.recipe == "finetune" and not self.weights and self.mode in ("train", "train_and_eval"):
             raise ValueError("`recipe=finetune` needs `weights` to start from. Give `weights`, or another `recipe`.")
-        if self.mode == "train" and self.takes_best:
+        if self.mode == "train" and self.prefers_best:
             raise ValueError(
                 "`early_stopping_evaluations` and `use_best` need evaluations. Choose mode=train_and_eval."
             )
@@ -271,7 +271,7 @@ class TrainConfig:
         return self.model_dir or f"runs/{self.model_name}"
 
     @property
-    def takes_best(self) -> bool:
+    def prefers_best(self) -> bool:
         """Whether to report and export the best checkpoint in place of the latest."""
         return self.use_best or self.early_stopping_evaluations is not None
 

@@ -77,7 +77,7 @@ def removed_flags() -> str:
     import main
 
     names: dict[str, list[str]] = {}
-    for name, reason in main.LEFT_OUT.items():
+    for name, reason in main.REMOVED_FLAGS.items():
         names.setdefault(reason, []).append(f"`--{name}`")
     return markdown(("official flag", "instead"), [(", ".join(same), reason) for reason, same in names.items()])
 

@@ -47,7 +47,7 @@ def test_every_kind_of_file_holds_every_array(tiny, model, tmp_path, ending):
     assert weight_files.write(model, path) == arrays
     found, mapped = weight_files.load(tiny, path)
     assert_equal_weights(found, model)
-    assert (mapped.filled, mapped.adaptions) == (arrays, ())
+    assert (mapped.filled, mapped.adaptations) == (arrays, ())
     assert [*tmp_path.iterdir()] == [path]
 
 
@@ -100,8 +100,8 @@ def test_other_classes_keep_the_classifier_and_are_reported(tiny, file):
     found, mapped = weight_files.load(tiny, file, classes=7)
     assert found.output_shape == (None, 7)
     assert {"classifier.weight", "classifier.bias"} <= {*mapped.left_out}
-    [adaption] = mapped.adaptions
-    assert "for 10 classes, efficientnet for 7: its classifier is left unchanged" in adaption
+    [adaptation] = mapped.adaptations
+    assert "for 10 classes, efficientnet for 7: its classifier is left unchanged" in adaptation
 
 
 def test_a_file_that_differs_from_the_model_is_removed(tiny, model, monkeypatch, tmp_path):

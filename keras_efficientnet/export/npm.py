@@ -9,7 +9,7 @@ import subprocess
 import tarfile
 from typing import NamedTuple
 
-from keras_efficientnet.weights.downloads import download, is_whole
+from keras_efficientnet.weights.downloads import download, is_complete
 
 REGISTRY = "https://registry.npmjs.org/"
 
@@ -87,7 +87,7 @@ def _find(package, folder) -> dict[str, bytes]:
         raise FileNotFoundError(f"There is no folder {str(folder)!r}. {_advice()}")
     for name in (package.packed, package.tarball):
         if (folder / name).is_file():
-            if not is_whole(folder / name, package.sha512):
+            if not is_complete(folder / name, package.sha512):
                 raise ValueError(f"{folder / name} is not the published file: its SHA-512 is another. {_advice()}")
             return _unpack(package, folder / name)
     for installed in (folder / "node_modules" / package.name, folder / package.name):
@@ -108,7 +108,7 @@ def _read_installed(package, installed) -> dict[str, bytes]:
 
 def _fetch(package) -> pathlib.Path:
     folder = pathlib.Path(os.environ.get("KERAS_HOME", "~/.keras")).expanduser() / "npm"
-    if is_whole(folder / package.tarball, package.sha512):
+    if is_complete(folder / package.tarball, package.sha512):
         return folder / package.tarball
     url = f"{_registry()}/{package.name}/-/{package.tarball}"
     try:

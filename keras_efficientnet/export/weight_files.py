@@ -33,7 +33,7 @@ class Mapped(NamedTuple):
     origin: str  # a name of `registry.ORIGINS`
     filled: int  # arrays of the file that are in the model
     left_out: tuple[str, ...]  # names of its other arrays
-    adaptions: tuple[str, ...]  # warnings about what differs between file and model
+    adaptations: tuple[str, ...]  # warnings about what differs between file and model
 
 
 class Converted(NamedTuple):
@@ -122,8 +122,8 @@ def load(
         model = make_model(variant, include_top=classes is not None, classes=classes or 1000, name=name)
         used = set(convert(model, arrays, str(path), origin=origin, other_classes=True))
         left_out = tuple(key for key in arrays if key not in used)
-    adaptions = tuple(str(warning.message) for warning in caught if issubclass(warning.category, UserWarning))
-    mapped = Mapped(source=str(path), origin=table.name, filled=len(used), left_out=left_out, adaptions=adaptions)
+    adaptations = tuple(str(warning.message) for warning in caught if issubclass(warning.category, UserWarning))
+    mapped = Mapped(source=str(path), origin=table.name, filled=len(used), left_out=left_out, adaptations=adaptations)
     return model, mapped
 
 

@@ -73,5 +73,5 @@ def _find_checkpoints(config: TrainConfig, folder: RunFolder) -> Iterable[str]:
     """Returns the paths of the checkpoints to evaluate: one, or with `eval_timeout` each new one."""
     if config.eval_timeout is not None:
         return folder.wait_for_checkpoints(config.eval_timeout)
-    path = folder.find_checkpoint(best=config.takes_best)
+    path = folder.find_checkpoint(best=config.prefers_best)
     return [path] if path else []

@@ -155,7 +155,7 @@ class Trainer:
         self._keep_best()
         best = self.folder.find_best()
         best_step = broadcast_from_chief(self.state.strategy, best["step"] if best else self.state.step)
-        if self.config.takes_best and best_step != self.state.step:
+        if self.config.prefers_best and best_step != self.state.step:
             self.state.load_checkpoint(self.folder.best_checkpoint())
             outcomes = self._evaluate_average()
         results: dict[str, Any] = {"model": metrics.score(outcomes)._asdict(), "best": best} | progress

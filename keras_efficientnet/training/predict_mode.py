@@ -49,7 +49,7 @@ def predict(config: TrainConfig) -> list[Prediction]:
 
 
 def _load_network(config: TrainConfig, folder: RunFolder) -> keras.Model:
-    path = folder.find_checkpoint(best=config.takes_best)
+    path = folder.find_checkpoint(best=config.prefers_best)
     if path:
         return load_classifier(config, path)
     if folder.model.is_file():

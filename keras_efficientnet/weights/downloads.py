@@ -31,7 +31,7 @@ def download(url: str, folder: pathlib.Path, *, sha512: str | None = None) -> pa
     """
     path = folder / url.rpartition("/")[2]
     digits = sha512 or _digits(url)
-    if is_whole(path, digits):
+    if is_complete(path, digits):
         return path
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -39,14 +39,14 @@ def download(url: str, folder: pathlib.Path, *, sha512: str | None = None) -> pa
             _fetch(url, partial)
     except (OSError, http.client.HTTPException) as error:
         raise ConnectionError(f"Tried {url}: {describe(error)}.") from None
-    if not is_whole(partial, digits):
+    if not is_complete(partial, digits):
         partial.unlink()
         expected = "SHA-512 than the published one" if sha512 else "SHA-256 than its name says"
         raise ValueError(f"The file from {url} has another {expected}, and was deleted. Try again.")
     return partial.replace(path)
 
 
-def is_whole(path: pathlib.Path, digits: str) -> bool:
+def is_complete(path: pathlib.Path, digits: str) -> bool:
     """Returns whether a file exists and has a hash: the start of a SHA-256 in hexadecimal, or a SHA-512 in base64."""
     if not path.is_file():
         return False

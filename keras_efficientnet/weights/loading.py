@@ -158,7 +158,7 @@ def find_file(source: str | os.PathLike[str]) -> Path:
 
 def _find_in_run(run):
     """Returns the checkpoint of a run that evaluation uses, else its exported model."""
-    if make_config(mode="eval", model_dir=str(run.path)).takes_best:
+    if make_config(mode="eval", model_dir=str(run.path)).prefers_best:
         return Path(run.best_checkpoint())
     if run.has_checkpoints():
         return run.checkpoints
