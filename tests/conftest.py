@@ -33,6 +33,14 @@ tf.config.set_logical_device_configuration(
     tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
 )
 
+# Most of the time goes into building graphs of networks that run for milliseconds:
+gc.freeze()  # the imports' objects are never garbage
+gc.set_threshold(100_000, 50, 100)  # graphs are many objects; Keras's default threshold of 700 visits them all the time
+keras.config.disable_traceback_filtering()
+tf.debugging.disable_traceback_filtering()
+# The scripts' own processes still optimise their graphs.
+tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
+
 
 @pytest.fixture(scope="session")
 def tiny() -> Variant:

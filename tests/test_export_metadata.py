@@ -11,8 +11,9 @@ from keras_efficientnet import export
 from keras_efficientnet.export.metadata import add_metadata
 
 LABELS = [f"name of class {index}" for index in range(10)]
-FILES = [(quantize, "float32") for quantize in ("none", "float16", "dynamic", "int8")] + [("int8", "uint8")]
-PICTURES = draw_images(20, seed=3)[0]
+FILES = [("none", "float32"), ("int8", "uint8")]
+MORE_FILES = [("float16", "float32"), ("dynamic", "float32"), ("int8", "float32")]
+IMAGES = draw_images(20, seed=3)[0]
 
 # Prints the index, the score and the name of the best class of each image; in a process of its own, as MediaPipe warns.
 CLASSIFY = """
@@ -35,39 +36,60 @@ def network():
     return train_small("b0")
 
 
-@pytest.fixture(scope="module")
-def folder(network, tmp_path_factory):
-    """With a file of each kind, and one without labels."""
-    folder = tmp_path_factory.mktemp("files")
+def write_files(network, folder, kinds):
+    """Writes a file of each kind, and one without labels."""
     export.to_tflite(network, folder / "unlabelled")
-    for quantize, input_dtype in FILES:
+    for quantize, input_dtype in kinds:
         options = {"quantize": quantize, "input_dtype": input_dtype, "images": draw_images(40)[0], "labels": LABELS}
         export.to_tflite(network, folder / f"{quantize}-{input_dtype}", **options)
     return folder
 
 
-@pytest.fixture(scope="module")
-def classified(folder, run_python):
-    """What MediaPipe says of each picture: file name -> (index, score, name)."""
+def classify(folder, run_python):
+    """Returns what MediaPipe predicts for each image: file name -> (index, score, name)."""
     paths = sorted(folder.iterdir())
-    np.save(folder / "images.npy", PICTURES.astype("uint8"))
+    np.save(folder / "images.npy", IMAGES.astype("uint8"))
     rows = [line.split("|") for line in run_python(CLASSIFY, folder / "images.npy", *paths).splitlines()]
     return {path.name: [row[2:] for row in rows if row[:2] == ["best", str(path)]] for path in paths}
 
 
-@pytest.mark.parametrize(("quantize", "input_dtype"), FILES)
-def test_mediapipe_predicts_the_class_of_the_model(network, classified, quantize, input_dtype):
-    probabilities = np.asarray(network(PICTURES, training=False))
+@pytest.fixture(scope="module")
+def folder(network, tmp_path_factory):
+    return write_files(network, tmp_path_factory.mktemp("files"), FILES)
+
+
+@pytest.fixture(scope="module")
+def classified(folder, run_python):
+    return classify(folder, run_python)
+
+
+@pytest.fixture(scope="module")
+def more_classified(network, tmp_path_factory, run_python):
+    return classify(write_files(network, tmp_path_factory.mktemp("more_files"), MORE_FILES), run_python)
+
+
+def check_predictions(network, rows, quantize):
+    probabilities = np.asarray(network(IMAGES, training=False))
     expected = probabilities.argmax(axis=1)
-    rows = classified[f"{quantize}-{input_dtype}"]
     assert [int(index) for index, *_ in rows] == expected.tolist()
     assert [name for *_, name in rows] == [LABELS[index] for index in expected]
     if quantize == "none":
         np.testing.assert_allclose([float(score) for _, score, _ in rows], probabilities.max(axis=1), atol=1e-4)
 
 
+@pytest.mark.parametrize(("quantize", "input_dtype"), FILES)
+def test_mediapipe_predicts_the_class_of_the_model(network, classified, quantize, input_dtype):
+    check_predictions(network, classified[f"{quantize}-{input_dtype}"], quantize)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("quantize", "input_dtype"), MORE_FILES)
+def test_mediapipe_predicts_the_class_of_the_model_in_other_precisions(network, more_classified, quantize, input_dtype):
+    check_predictions(network, more_classified[f"{quantize}-{input_dtype}"], quantize)
+
+
 def test_mediapipe_gives_class_numbers_for_a_file_without_labels(network, classified):
-    expected = np.asarray(network(PICTURES, training=False)).argmax(axis=1)
+    expected = np.asarray(network(IMAGES, training=False)).argmax(axis=1)
     assert [int(index) for index, *_ in classified["unlabelled"]] == expected.tolist()
     assert {name for *_, name in classified["unlabelled"]} <= {"", "None"}
 

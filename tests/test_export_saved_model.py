@@ -239,6 +239,7 @@ def test_gradients_are_those_of_the_model(trainable, caplog, training):
         np.testing.assert_allclose(one, other, atol=1e-6 * scale)
 
 
+@pytest.mark.slow
 def test_tensorflow_hub_loads_and_trains_a_saved_model(model, hub):
     np.testing.assert_allclose(hub["loaded"], model(random_images(8), training=False), atol=1e-5)
     np.testing.assert_allclose(hub["classifier_outputs"], hub["loaded"], atol=1e-6)
