@@ -10,6 +10,7 @@ os.environ.pop("KERAS_BACKEND", None)
 os.environ.pop("HF_HUB_CACHE", None)
 os.environ.pop("HF_HUB_OFFLINE", None)
 
+import ctypes
 import gc
 import json
 import subprocess
@@ -38,8 +39,6 @@ gc.freeze()  # the imports' objects are never garbage
 gc.set_threshold(100_000, 50, 100)  # graphs are many objects; Keras's default threshold of 700 visits them all the time
 keras.config.disable_traceback_filtering()
 tf.debugging.disable_traceback_filtering()
-# The scripts' own processes still optimise their graphs.
-tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
 
 
 @pytest.fixture(scope="session")
@@ -84,7 +83,22 @@ def free_large_networks(request):
     """Networks are reference cycles; those of slow tests take up to gigabytes."""
     yield
     if request.node.get_closest_marker("slow"):
-        gc.collect()
+        free_memory()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def free_networks():
+    """The graphs of a module's networks take hundreds of megabytes, of which the next module needs none."""
+    yield
+    free_memory()
+
+
+def free_memory():
+    """Collects garbage, and returns the memory to the system where the C library can."""
+    gc.collect()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    if trim:
+        trim(0)
 
 
 @pytest.fixture

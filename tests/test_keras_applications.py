@@ -42,7 +42,7 @@ def slow_from(first):
     return [pytest.param(number, id=f"b{number}", marks=marks[number]) for number in range(8)]
 
 
-@pytest.fixture(scope="module", params=slow_from(3))
+@pytest.fixture(scope="module", params=slow_from(2))
 def number(request):
     return request.param
 
