@@ -52,7 +52,7 @@ _HOME = {  # public name -> its module
     "preprocess_input": "models",
     "profile": "profiling",
 }
-_MODULES = ("export", "training", "weights")  # available after `import keras_efficientnet`
+_MODULES = ("export", "training")  # available after `import keras_efficientnet`
 __all__ = [*_HOME]
 
 if sys.modules.get("keras"):  # registers our layers for keras.saving.load_model

@@ -34,8 +34,8 @@ class TrainConfig:
     )
     num_label_classes: int | None = option(
         None,
-        "Number of classes. Default: that of the data, or 1000 if the data do not tell. 1001 is for records that use "
-        "label 0 as a class.",
+        "Number of classes. Default: that of the data, or 1000 if the data do not define it. 1001 is for records that "
+        "use label 0 as a class.",
         least=2,
     )
     dropout_rate: float | None = option(

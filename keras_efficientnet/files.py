@@ -31,7 +31,9 @@ def check_target(path: str | os.PathLike[str], overwrite: bool, is_ours: Callabl
     if target.exists() and not overwrite:
         raise FileExistsError(f"{path} exists. Choose another path, or overwrite it: overwrite=True, --overwrite.")
     if target.exists() and not is_ours(target):
-        raise FileExistsError(f"{path} is something else than what it would be overwritten with. Choose another path.")
+        raise FileExistsError(
+            f"{path} holds files that this export did not write, so it is not overwritten. Choose another path."
+        )
 
 
 @contextlib.contextmanager

@@ -50,8 +50,8 @@ Args:
     include_preprocessing: whether the model normalises pixels: with the statistics of the named weights, else of the
         network. Grayscale uses their mean; extra channels cycle through RGB. If False, see `preprocess_input`.
     dropout_rate: rate before the classifier, in [0, 1); by default the network's own.
-    drop_path_rate: probability in [0, 1) that training skips a block for an image (stochastic depth). Block i of n,
-        counted from 0, is skipped with i / n of it.
+    drop_path_rate: probability in [0, 1) that training skips a block for an image (stochastic depth). The rate
+        grows linearly: block i of n, from 0, uses i / n of it.
     name: name of the model.
 
 Returns:

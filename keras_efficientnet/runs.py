@@ -55,6 +55,10 @@ class RunFolder:
         self.saved_model = self.path / "saved_model"
         self.tflite = self.path / "model.tflite"
 
+    def __fspath__(self) -> str:
+        """Returns the path, so that a run folder can be given where a path is expected."""
+        return str(self.path)
+
     def is_run(self) -> bool:
         """Returns whether the folder holds the options of a run."""
         return self.config.is_file()

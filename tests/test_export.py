@@ -279,7 +279,7 @@ def test_the_model_itself_is_not_overwritten(tmp_path, suffix):
     model.save(path) if suffix == ".keras" else model.save_weights(tmp_path / "model.weights.h5")
     path = path if suffix == ".keras" else tmp_path / "model.weights.h5"
     before = path.read_bytes()
-    with pytest.raises(FileExistsError, match="is something else"):
+    with pytest.raises(FileExistsError, match="holds files that this export did not write"):
         export.to_tflite(model, path, overwrite=True)
     assert path.read_bytes() == before
 
@@ -288,7 +288,7 @@ def test_a_folder_with_more_than_a_saved_model_is_not_replaced(tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/saved_model.pb").write_bytes(b"")
     (tmp_path / "mine/thesis.txt").write_text("precious")
-    with pytest.raises(FileExistsError, match="is something else"):
+    with pytest.raises(FileExistsError, match="holds files that this export did not write"):
         export.to_saved_model(make_small(), tmp_path / "mine", overwrite=True)
     assert (tmp_path / "mine/thesis.txt").read_text() == "precious"
 

@@ -46,7 +46,7 @@ def values(images):
 
 def test_the_images_of_a_run_are_its_validation_digits(run):
     """The package holds 355 of scikit-learn's digits out, of each class in the order of the original."""
-    images = load_images(make(), run)
+    images = load_images(make(), str(run.path))  # or the RunFolder itself
     assert images.pixels.shape == (355, 32, 32, 3) and images.pixels.dtype == np.float32
     assert images.origin == f"355 validation images of {run.path}"
     digits = sklearn.datasets.load_digits()

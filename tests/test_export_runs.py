@@ -15,7 +15,6 @@ from support.scripts import run
 from keras_efficientnet import export
 from keras_efficientnet.models import make_model
 from keras_efficientnet.preprocessing import image_for_evaluation
-from keras_efficientnet.runs import find_run
 
 
 @pytest.fixture(scope="module")
@@ -43,8 +42,8 @@ def test_the_options_of_a_run_determine_the_resizing(small, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(options | {"model_name": "efficientnet-b0", "recipe": "official"}))
     expected = image_for_evaluation(jpeg(), 32, **options)
     for path in (tmp_path, tmp_path / "model.keras"):
-        np.testing.assert_array_equal(export.find_reader(small, find_run(path))(jpeg()), expected)
-    assert np.abs(export.find_reader(small, find_run(tmp_path / "other.keras"))(jpeg()) - expected).max() > 1
+        np.testing.assert_array_equal(export.find_reader(small, path)(jpeg()), expected)
+    assert np.abs(export.find_reader(small, tmp_path / "other.keras")(jpeg()) - expected).max() > 1
 
 
 def test_there_is_no_reader_if_the_resizing_is_unknown(tiny, small, tmp_path):

@@ -170,7 +170,7 @@ def test_weights_resolve_to_a_network_and_a_file(tiny, local, tmp_path):
         assert source.fetch().parent == tmp_path / "models"
     changed = resolve_weights("advprop", model_name="tiny", variant=tiny._replace(dropout=0.5))
     assert (changed.variant.dropout, changed.variant.mean) == (0.5, (127.5,) * 3)
-    with pytest.raises(ValueError, match="the path of a file without `model_name`. Received: 'advprop'"):
+    with pytest.raises(ValueError, match="'advprop' does not say which network its weights are of. Give `model_name`."):
         resolve_weights("advprop")
 
 

@@ -22,9 +22,9 @@ def weights_after(config, steps):
 
 def test_two_replicas_equal_one_device():
     """Weights, statistics and averages, in the official warm-up. Without dropout: replicas have their own masks."""
-    options = REPLICAS | {"dropout_rate": 0.0, "survival_prob": 1.0, "lr_warmup_epochs": 2.0}
-    alone = weights_after(make_config(**options), 8)
-    mirrored = weights_after(make_config(num_replicas=2, **options), 8)
+    options = REPLICAS | {"dropout_rate": 0.0, "survival_prob": 1.0, "lr_warmup_epochs": 5.0}
+    alone = weights_after(make_config(**options), 20)
+    mirrored = weights_after(make_config(num_replicas=2, **options), 20)
     np.testing.assert_allclose(mirrored, alone, rtol=0, atol=1e-5)
 
 

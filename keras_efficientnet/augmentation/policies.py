@@ -45,7 +45,7 @@ def random_affine(image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
 
 
 def transform(image: tf.Tensor, matrix: tf.Tensor, offset: tf.Tensor) -> tf.Tensor:
-    """Moves to (x, y) the pixel at `matrix` (x, y) + `offset`: bilinear, black outside the image.
+    """Returns the image whose pixel (x, y) is that of `image` at `matrix` (x, y) + `offset`: bilinear, black outside.
 
     Args:
         image: float32 [height, width, 3].

@@ -45,7 +45,7 @@ def is_corrupt(data: tf.Tensor | bytes) -> tf.Tensor:
 def _has_wrong_length(data: tf.Tensor | bytes) -> tf.Tensor:
     """Returns whether decoding needs more data than the JPEG has, or does not need its last bytes.
 
-    libjpeg only warns of either. Checked are baseline files with one scan and more than one row in their last blocks.
+    libjpeg only warns of either. Checks only baseline files with one scan whose last blocks have more than one row.
     An image of a single colour may not need its last bytes.
     """
     scans = tf.strings.split(data, b"\xff\xda")
@@ -89,7 +89,7 @@ def _has_stray_marker(data: tf.Tensor | bytes) -> tf.Tensor:
 
 
 def read(source: Source, item: Any, *, search: bool = True) -> tuple[tf.Tensor, tf.Tensor]:
-    """Returns (encoded image, int32 label from 0) of an item. A broken item raises an error of TensorFlow, unnamed.
+    """Returns (encoded image, int32 label from 0) of an item. If it is broken, TensorFlow's error does not name it.
 
     Args:
         source: of the item.

@@ -109,8 +109,8 @@ def _in_order(items: Items, images: int, config: TrainConfig, start: int, stop: 
 def explain_train(source: Source, images: int, config: TrainConfig, start: int) -> str | None:
     """Describes the first broken example that training reads from example `start` on. Returns None if none is broken.
 
-    First searched are all examples that training can have decoded, then damaged files among the examples that the
-    shuffle buffer can have read ahead, which may belong to the next epoch.
+    Searches the examples that training may have decoded. Then searches for damaged files in what the shuffle buffer may
+    have read ahead, which can reach into the next epoch.
     """
     order_seed = _split_seed(config)[0]
     named = _in_order(source.named, images, config, start).map(lambda number, item: item)

@@ -12,6 +12,7 @@ import math
 import multiprocessing
 import os
 import random
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from typing import Any, NamedTuple
@@ -28,6 +29,7 @@ from keras_efficientnet.files import replacing
 IMAGES_PER_FILE = {"train": 1252, "validation": 391}  # at most; gives ImageNet its 1024 and 128 files
 QUALITY = 100  # of the JPEGs that replace other formats
 PNG = b"\x89PNG"  # first bytes of a PNG
+LEFTOVER_AGE = 3600  # seconds after which a temporary file is that of a killed process
 OPTIONS = "to_records.json"  # what the files of a folder were made from
 
 
@@ -143,9 +145,10 @@ def _replacing(path: str) -> Iterator[str]:
 
 
 def _remove_leftovers(output: str) -> None:
-    """Removes the temporary files of processes that were killed."""
+    """Removes the temporary files of killed processes: those that nobody has written to for an hour."""
     for path in tf.io.gfile.glob(os.path.join(output, ".*-of-*.*")):
-        tf.io.gfile.rmtree(path) if tf.io.gfile.isdir(path) else tf.io.gfile.remove(path)
+        if time.time() - tf.io.gfile.stat(path).mtime_nsec / 1e9 > LEFTOVER_AGE:
+            tf.io.gfile.rmtree(path) if tf.io.gfile.isdir(path) else tf.io.gfile.remove(path)
 
 
 def _write_each(write: Callable[[Shard], int], shards: Sequence[Shard], processes: int) -> Iterator[int]:

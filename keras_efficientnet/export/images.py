@@ -16,7 +16,7 @@ from keras_efficientnet.export.agreement import images_for
 from keras_efficientnet.export.pixels import find_resampling
 from keras_efficientnet.preprocessing import make_reader
 from keras_efficientnet.recipes import make_config
-from keras_efficientnet.runs import RunFolder
+from keras_efficientnet.runs import find_run
 
 
 class Images(NamedTuple):
@@ -34,7 +34,7 @@ class Images(NamedTuple):
 
 def load_images(
     model: keras.Model,
-    run: RunFolder | None = None,
+    run: str | os.PathLike[str] | None = None,
     source: str | None = None,
     *,
     count: int = 500,
@@ -44,7 +44,7 @@ def load_images(
 
     Args:
         model: a classifier; the images match its input size and its number of classes.
-        run: folder of the run; its options say how images are cropped and resized.
+        run: folder of the run, or its exported model; its options say how images are cropped and resized.
         source: "sample", the digits in the package; a folder with records in the official layout, with class folders,
             or with `train/` and `validation/`; or image files, folders and patterns, separated by commas, whose classes
             are unknown. None for the data of the run.
@@ -60,14 +60,14 @@ def load_images(
     height = _check_size(model)
     if count < 1:
         raise ValueError(f"There must be at least one image. Received: {count}")
-    options = _find_data_options(source)
-    config = _make_config(model, run, source, options or {})
+    folder, options = find_run(run), _find_data_options(source)
+    config = _make_config(model, folder, source, options or {})
     variant = find_variant(config.model_name)._replace(resolution=height)
     reader = make_reader(config, variant)
     if options is None:
         return _read_files(find_images(source or ""), reader, count)
     data = make_datasets(dataclasses.replace(config, mode="train" if train else "eval"), variant)
-    origin = source or (run.path if run else "")
+    origin = source or (folder.path if folder else "")
     if data.classes != model.output_shape[-1]:
         raise ValueError(
             f"The images of {origin} are of {data.classes} classes, {model.name} has {model.output_shape[-1]}."

@@ -1,5 +1,6 @@
 """Finds how images become pixels for a model: from the options of its run, else from the name of its network."""
 
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -10,18 +11,18 @@ from keras_efficientnet.architectures import VARIANTS, Variant
 from keras_efficientnet.config import TrainConfig
 from keras_efficientnet.preprocessing import image_for_evaluation, resampling
 from keras_efficientnet.recipes import make_config
-from keras_efficientnet.runs import RunFolder
+from keras_efficientnet.runs import find_run
 
 Reader = Callable[[tf.Tensor], tf.Tensor]  # bytes of an image -> pixels, float32 [height, width, 3], from 0 to 255
 NORMALIZING = (keras.layers.Rescaling, keras.layers.Normalization)
 
 
-def find_reader(model: keras.Model, run: RunFolder | None = None) -> Reader | None:
+def find_reader(model: keras.Model, run: str | os.PathLike[str] | None = None) -> Reader | None:
     """Returns the function that decodes, crops and resizes an image as in evaluation.
 
     Args:
         model: its name, or that of the network in it, tells the resizing of its authors; bicubic for unknown names.
-        run: folder of the run, whose options say how to resize.
+        run: folder of the run, or its exported model; its options say how to resize.
 
     Returns:
         A function from the bytes of a JPEG, PNG, GIF or BMP to pixels, float32 [size, size, 3]. None if the pixels are
@@ -38,13 +39,13 @@ def find_reader(model: keras.Model, run: RunFolder | None = None) -> Reader | No
     return lambda data: image_for_evaluation(data, size, **options)
 
 
-def find_resampling(model: keras.Model, run: RunFolder | None = None) -> dict[str, Any]:
+def find_resampling(model: keras.Model, run: str | os.PathLike[str] | None = None) -> dict[str, Any]:
     """Returns how images are cropped and resized for a model: keyword arguments of `image_for_evaluation`.
 
     Arguments and errors are those of `find_reader`.
     """
-    if run:
-        config = make_config(mode="eval", model_dir=str(run.path))
+    if folder := find_run(run):
+        config = make_config(mode="eval", model_dir=str(folder.path))
         names = [config.model_name]
     else:
         config = TrainConfig()

@@ -72,7 +72,6 @@ def to_saved_model(
         ValueError: the model gives no probabilities from images and has no pooling, or another argument is invalid.
         RuntimeError: the file gives other probabilities than the model, or some are not finite.
         OSError: writing failed.
-        True
     """
     if not weight_decay >= 0:
         raise ValueError(f"`weight_decay` must be at least 0. Received: weight_decay={weight_decay}")

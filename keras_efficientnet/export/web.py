@@ -20,7 +20,7 @@ from keras_efficientnet.preprocessing import CROP_PADDING
 PAGE = ("index.html", "page.js", "preprocessing.js", "style.css", "icon.svg")
 LICENCE = "LICENSE-runtime.txt"
 LABELS, MODEL = "labels.txt", "model.tflite"  # page.js names these
-TITLE = "What is in the picture?"
+TITLE = "What is in the image?"
 INTERPOLATIONS = ("bicubic", "bilinear")
 # Package files -> their places in the page's folder, which index.html and page.js name.
 PLACES = {
@@ -55,7 +55,7 @@ def to_web(
         path: folder to write.
         labels: class names in order, for `labels.txt`; by default "class 0" and so on.
         runtime: folder with the packages of `npm.RUNTIME`, as `npm pack` writes them; by default they are downloaded.
-        title: title of the page; by default "What is in the picture?".
+        title: title of the page; by default "What is in the image?".
         crop_fraction: share of the shorter side that the network sees; see `image_for_evaluation`.
         interpolation: "bicubic" or "bilinear".
         half_pixel_centers: grid of the resizing; see `image_for_evaluation`.

@@ -16,7 +16,7 @@ from keras_efficientnet.training.history import History, plot
 from keras_efficientnet.training.state import TrainState
 
 
-def make_evaluation(state: TrainState, data: Data) -> Callable[[], metrics.Outcomes]:
+def bind_evaluator(state: TrainState, data: Data) -> Callable[[], metrics.Outcomes]:
     """Returns a function that evaluates the averaged network on all validation images.
 
     The function raises ValueError with the name of the first broken image.
@@ -45,7 +45,7 @@ def evaluate_checkpoints(state: TrainState, data: Data) -> dict[str, Any]:
         ValueError: the checkpoint is of another network.
     """
     config, folder, results = state.config, RunFolder(state.config.directory), None
-    evaluate, history = make_evaluation(state, data), History(folder, None, log=folder.evaluations)
+    evaluate, history = bind_evaluator(state, data), History(folder, None, log=folder.evaluations)
     for path in _find_checkpoints(config, folder):
         try:
             state.load_checkpoint(path)

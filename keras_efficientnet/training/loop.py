@@ -25,7 +25,7 @@ from keras_efficientnet.preprocessing import make_reader
 from keras_efficientnet.runs import Preempted, RunFolder
 from keras_efficientnet.training.artifacts import export_all, write_evaluation, write_labels
 from keras_efficientnet.training.devices import broadcast_from_chief, check_shared, is_chief, make_strategy
-from keras_efficientnet.training.eval_mode import evaluate_checkpoints, make_evaluation
+from keras_efficientnet.training.eval_mode import bind_evaluator, evaluate_checkpoints
 from keras_efficientnet.training.history import History, evaluations_since_best, plot
 from keras_efficientnet.training.preemption import watch
 from keras_efficientnet.training.state import TrainState, divergence_message, make_variant
@@ -109,7 +109,7 @@ class Trainer:
         self.config, self.state, self.data = state.config, state, data
         self.folder = RunFolder(state.config.directory)
         self._is_chief = is_chief(state.strategy)
-        self._evaluate_average = make_evaluation(state, data)
+        self._evaluate_average = bind_evaluator(state, data)
         check_shared(state.strategy, self.folder.path)
         step = state.restore(self.folder)
         self.history = History(self.folder, step, writes=self._is_chief)

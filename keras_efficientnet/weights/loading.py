@@ -56,8 +56,11 @@ def resolve_weights(
     if not pretrained.is_name(weights):
         return WeightsSource(model_name, variant, path=None if weights is None else Path(weights))
     if model_name is None:
-        need = "the path of a file for a network of your own" if variant else "the path of a file without `model_name`"
-        raise ValueError(f"`weights` must be None or {need}. Received: {weights!r}")
+        if variant is None:
+            raise ValueError(f"{weights!r} does not say which network its weights are of. Give `model_name`.")
+        raise ValueError(
+            f"`weights` must be None or the path of a file for a network of your own. Received: {weights!r}"
+        )
     row = pretrained.find(model_name, str(weights))
     return WeightsSource(model_name, variant and row.normalised(variant), published=row)
 
