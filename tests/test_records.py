@@ -1,5 +1,7 @@
 """Writes records in the official layout, always with the same bytes, and resumes after an interruption."""
 
+import os
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -90,8 +92,14 @@ def test_processes_and_an_interruption_do_not_change_the_bytes(folder, tmp_path)
     leftovers[0].parent.mkdir()
     for leftover in leftovers:
         leftover.write_bytes(b"left by a process that was killed")
+    for leftover in (leftovers[0].parent, leftovers[1]):
+        os.utime(leftover, (0, 0))  # long ago
+    young = tmp_path / "two/.train-00002-of-00003.part"
+    young.write_bytes(b"of a process that still writes")
     modified = (tmp_path / "two/train-00000-of-00003").stat().st_mtime_ns
     shards.write_records(str(folder), str(tmp_path / "two"), processes=1, **options)
+    assert young.is_file()
+    young.unlink()
     assert contents(tmp_path / "two") == expected
     assert (tmp_path / "two/train-00000-of-00003").stat().st_mtime_ns == modified
 
