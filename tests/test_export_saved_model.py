@@ -245,6 +245,7 @@ def test_tensorflow_hub_loads_and_trains_a_saved_model(model, hub):
     np.testing.assert_allclose(hub["classifier_outputs"], hub["loaded"], atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["classifier", "features"])
 def test_three_steps_of_fine_tuning_with_hub_lower_the_loss(hub, kind):
     before, after = hub[f"{kind}_losses"]
@@ -253,6 +254,7 @@ def test_three_steps_of_fine_tuning_with_hub_lower_the_loss(hub, kind):
     assert (hub[f"{kind}_moved"] > 0).all()
 
 
+@pytest.mark.slow
 def test_hub_trains_every_variable_and_adds_every_penalty(model, hub):
     kernels = [variable for variable in model.trainable_variables if variable.path.endswith("kernel")]
     assert hub["classifier_weights"] == len(model.trainable_variables)

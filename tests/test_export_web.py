@@ -224,7 +224,7 @@ def test_a_page_is_replaced_only_with_overwrite(tmp_path, export_small):
 def test_a_folder_with_other_files_is_never_replaced(tmp_path, export_small):
     (tmp_path / "site").mkdir()
     (tmp_path / "site/index.html").write_text("mine")
-    with pytest.raises(FileExistsError, match="something else"):
+    with pytest.raises(FileExistsError, match="holds files that this export did not write"):
         export_small("site", overwrite=True)
     assert [file.name for file in content(tmp_path / "site")] == ["index.html"]
 
