@@ -4,6 +4,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before TensorFlow is imported, here and in child processes
 
@@ -35,6 +36,29 @@ def define_measurement_flags(least_agreement: str = "0.99 by default") -> None:
     flags.DEFINE_integer("image_count", 500, "Number of images to measure on, at most.", lower_bound=1)
     agreement = f"Required share of the images with the same predicted class; {least_agreement}."
     flags.DEFINE_float("least_agreement", None, agreement, lower_bound=0.0, upper_bound=1.0)
+
+
+def export_model(kind: str, **options: Any) -> list[str]:
+    """Exports what the flags of `define_source_flags` and `define_measurement_flags` ask for; returns the report.
+
+    Args:
+        kind: the format, a key of `export.FORMATS`.
+        **options: fields of `export.Options`.
+    """
+    from keras_efficientnet import export
+
+    report = export.export_file(
+        flags.FLAGS.model,
+        flags.FLAGS.output,
+        kind,
+        options=export.Options(**options),
+        labels=flags.FLAGS.labels,
+        images=flags.FLAGS.images,
+        image_count=flags.FLAGS.image_count,
+        least_agreement=flags.FLAGS.least_agreement,
+        overwrite=flags.FLAGS.overwrite,
+    )
+    return [export.format_report(report)]
 
 
 def run(main: Callable[[], Sequence[str]], *, stopped: str = "Nothing was written.") -> None:

@@ -17,20 +17,7 @@ flags.DEFINE_bool("dynamic_batch", True, "Accept any number of images per call i
 
 
 def main() -> list[str]:
-    from keras_efficientnet import export
-
-    report = export.export_file(
-        FLAGS.model,
-        FLAGS.output,
-        FLAGS.format,
-        options=export.Options(dynamic_batch=FLAGS.dynamic_batch),
-        labels=FLAGS.labels,
-        images=FLAGS.images,
-        image_count=FLAGS.image_count,
-        least_agreement=FLAGS.least_agreement,
-        overwrite=FLAGS.overwrite,
-    )
-    return [export.format_report(report)]
+    return command.export_model(FLAGS.format, dynamic_batch=FLAGS.dynamic_batch)
 
 
 if __name__ == "__main__":

@@ -19,20 +19,7 @@ flags.DEFINE_float("weight_decay", 1e-5, "Weight decay of the kernels when the S
 
 
 def main() -> list[str]:
-    from keras_efficientnet import export
-
-    report = export.export_file(
-        FLAGS.model,
-        FLAGS.output,
-        "saved_model",
-        options=export.Options(feature_vector=FLAGS.feature_vector, weight_decay=FLAGS.weight_decay),
-        labels=FLAGS.labels,
-        images=FLAGS.images,
-        image_count=FLAGS.image_count,
-        least_agreement=FLAGS.least_agreement,
-        overwrite=FLAGS.overwrite,
-    )
-    return [export.format_report(report)]
+    return command.export_model("saved_model", feature_vector=FLAGS.feature_vector, weight_decay=FLAGS.weight_decay)
 
 
 if __name__ == "__main__":

@@ -18,21 +18,9 @@ flags.DEFINE_bool("dynamic_batch", False, "Accept any number of images per call 
 
 
 def main() -> list[str]:
-    from keras_efficientnet import export
-
-    options = export.Options(quantize=FLAGS.quantize, input_dtype=FLAGS.input_dtype, dynamic_batch=FLAGS.dynamic_batch)
-    report = export.export_file(
-        FLAGS.model,
-        FLAGS.output,
-        "tflite",
-        options=options,
-        labels=FLAGS.labels,
-        images=FLAGS.images,
-        image_count=FLAGS.image_count,
-        least_agreement=FLAGS.least_agreement,
-        overwrite=FLAGS.overwrite,
+    return command.export_model(
+        "tflite", quantize=FLAGS.quantize, input_dtype=FLAGS.input_dtype, dynamic_batch=FLAGS.dynamic_batch
     )
-    return [export.format_report(report)]
 
 
 if __name__ == "__main__":
