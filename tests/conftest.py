@@ -21,13 +21,14 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from support.runs import SHORT, know_short_network
 
-from keras_efficientnet.architectures import VARIANTS, Variant
+from keras_efficientnet.architectures import STAGES, Variant
 
 ROOT = Path(__file__).parent.parent
 GOLDEN = Path(__file__).parent / "golden"
 SAMPLE = ROOT / "keras_efficientnet/data/sample"
-TINY = VARIANTS["efficientnet-b0"]._replace(width=0.25, depth=0.5, resolution=32)
+TINY = SHORT._replace(width=0.25, depth=0.5, resolution=32)
 
 # two replicas for tf.distribute.MirroredStrategy; must come before anything touches a device
 tf.config.set_logical_device_configuration(
@@ -45,6 +46,19 @@ tf.debugging.disable_traceback_filtering()
 def tiny() -> Variant:
     """A network of every kind of block that runs in milliseconds at 32 px."""
     return TINY
+
+
+@pytest.fixture(scope="session")
+def tiny_b0() -> Variant:
+    """B0's seven stages, for tests that need its layers or its strides."""
+    return TINY._replace(stages=STAGES)
+
+
+@pytest.fixture(scope="module")
+def short_network():
+    """Lets the options SMALL name their network."""
+    with know_short_network():
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -164,9 +164,9 @@ def test_files_are_recognized_by_their_endings(files):
         candidates.find_candidates([str(ROOT / "setup.py")], [1])
 
 
-def test_random_networks_with_fitted_statistics_distinguish_images(tiny):
+def test_random_networks_with_fitted_statistics_distinguish_images(tiny_b0):
     keras.utils.set_random_seed(1)
-    model = make_model(tiny, classes=10)
+    model = make_model(tiny_b0, classes=10)
     weights = model.get_layer("predictions").kernel
     weights.assign(weights * 100)
     images = random_images(8)

@@ -8,10 +8,10 @@ from keras_efficientnet.layers import BatchNormalization
 
 
 @pytest.fixture(scope="module")
-def wide(tiny):
-    """A new network with many weights in each layer, for tiny images."""
+def wide(tiny_b0):
+    """A new network with many weights in each layer, for tiny_b0 images."""
     keras.utils.set_random_seed(0)
-    return models.make_model(tiny._replace(width=1.0, depth=1.0))
+    return models.make_model(tiny_b0._replace(width=1.0, depth=1.0))
 
 
 def kernels(model, suffix, side=None):
@@ -116,8 +116,8 @@ def test_l2_has_the_published_parameters():
     assert sum(np.prod(weight.shape) for weight in model.trainable_weights) == 480_309_308
 
 
-def test_rates_can_be_chosen(tiny):
-    model = models.make_model(tiny, dropout_rate=0.7, drop_path_rate=0.5)
+def test_rates_can_be_chosen(tiny_b0):
+    model = models.make_model(tiny_b0, dropout_rate=0.7, drop_path_rate=0.5)
     rates = {layer.name: layer.rate for layer in model.layers if isinstance(layer, keras.layers.Dropout)}
     # by hand: of ten blocks, the 4th, 6th and 8th after the first have a skip connection
     assert rates == pytest.approx({"block4b_drop": 0.2, "block5b_drop": 0.3, "block6b_drop": 0.4, "top_dropout": 0.7})
@@ -129,10 +129,10 @@ def test_rates_of_zero_omit_the_dropout_layers(tiny):
 
 
 @pytest.fixture(scope="module")
-def dropped(tiny):
+def dropped(tiny_b0):
     """Outputs of a block with a skip connection for 200 images in training: input, branch, branch after drop, sum."""
     keras.utils.set_random_seed(0)
-    model = models.make_model(tiny, drop_path_rate=0.5)
+    model = models.make_model(tiny_b0, drop_path_rate=0.5)
     names = ("block6a_project_bn", "block6b_project_bn", "block6b_drop", "block6b_add")
     ends = keras.Model(model.input, [model.get_layer(name).output for name in names])
     images = tf.random.stateless_uniform((200, 32, 32, 3), (1, 2), 0.0, 255.0)

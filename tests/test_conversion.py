@@ -85,15 +85,15 @@ def assert_refused(model, arrays, message):
 
 
 def test_missing_and_unused_arrays_are_listed_and_nothing_is_loaded(model, arrays):
-    arrays["conv_extra.weight"] = arrays.pop("blocks.2.0.conv_pwl.weight")
+    arrays["conv_extra.weight"] = arrays.pop("blocks.1.0.conv_pwl.weight")
     assert_refused(
         model,
         arrays,
-        r"b0.pth does not match tiny. Missing: \['blocks.2.0.conv_pwl.weight'\]. Unused: \['conv_extra.weight'\]",
+        r"b0.pth does not match tiny. Missing: \['blocks.1.0.conv_pwl.weight'\]. Unused: \['conv_extra.weight'\]",
     )
 
 
-@pytest.mark.parametrize("key", ["conv_stem.weight", "blocks.1.0.se.conv_reduce.bias", "blocks.6.0.bn3.running_var"])
+@pytest.mark.parametrize("key", ["conv_stem.weight", "blocks.1.0.se.conv_reduce.bias", "blocks.1.1.bn3.running_var"])
 def test_an_array_of_another_shape_is_named_and_nothing_is_loaded(model, arrays, key):
     shape = list(arrays[key].shape)
     arrays[key] = np.zeros([shape[0] + 1, *shape[1:]], "float32")
@@ -127,7 +127,15 @@ def test_layers_before_the_network_are_left_unchanged(tiny, arrays):
     registry.convert(network, arrays, origin="timm")
     np.testing.assert_array_equal(network.get_layer("colour").get_weights()[0], before[0])
     np.testing.assert_array_equal(network.get_layer("top_bn").get_weights()[1], arrays["bn2.bias"])
-    registry.convert(models.features(network), arrays, origin="timm")  # without its head
+
+
+def test_a_network_without_its_head_is_filled(tiny_b0):
+    model = models.make_model(tiny_b0, classes=10)
+    features = models.features(models.make_model(tiny_b0, classes=10))
+    registry.convert(features, to_timm(model), origin="timm")
+    for layer in features.layers:
+        for new, old in zip(layer.get_weights(), model.get_layer(layer.name).get_weights(), strict=True):
+            np.testing.assert_array_equal(new, old)
 
 
 def test_the_error_names_a_network_inside_another_model(model, arrays):

@@ -12,7 +12,7 @@ import tensorflow as tf
 from conftest import TINY
 from PIL import Image
 from support.images import encoded, jpeg, record, smooth, write_records
-from support.runs import FAST, run_main
+from support.runs import SMALL, run_main
 
 from keras_efficientnet import training
 from keras_efficientnet.datasets import damage, make_datasets, records
@@ -20,11 +20,12 @@ from keras_efficientnet.datasets.pipeline import train_examples
 from keras_efficientnet.datasets.sources import Source
 from keras_efficientnet.recipes import make_config
 
+pytestmark = pytest.mark.usefixtures("short_network")
+
 GOOD = [record(jpeg(seed=seed), 1 + seed) for seed in range(3)]
 LENGTHS = [len(value) + 16 for value in GOOD]
 DATA = jpeg(seed=7)
-SMALL = TINY._replace(resolution=32)
-NETWORK = FAST | {"frozen_layers": "backbone"}
+NETWORK = SMALL | {"frozen_layers": "backbone"}
 
 
 def noisy(data, seed=0, below=256):
@@ -82,7 +83,7 @@ def options(folder, **given):
 @pytest.mark.parametrize("kind", [*RECORDS, *FILES])
 def test_reading_stops_and_names_the_broken_record(tmp_path, kind):
     message = write_broken(tmp_path, kind)
-    data = make_datasets(options(tmp_path), SMALL)
+    data = make_datasets(options(tmp_path), TINY)
     advice = ".*Repair it, or set `skip_broken_records`"
     with pytest.raises(ValueError, match=message + advice), damage.report_broken(data.explain_valid):
         list(data.valid)
@@ -109,7 +110,7 @@ CASES = [
 @pytest.mark.parametrize(("start", "kind"), CASES)
 def test_training_stops_and_names_the_broken_record(tmp_path, start, kind):
     message, given = write_broken_train(tmp_path, kind)
-    data = make_datasets(make_config(**given), SMALL)
+    data = make_datasets(make_config(**given), TINY)
     with pytest.raises(ValueError, match=message), damage.report_broken(lambda: data.explain_train(start)):
         list(data.train(start).take(12))
 
@@ -137,7 +138,7 @@ def test_damaged_file_is_found_in_what_the_shuffle_buffer_read_ahead(tmp_path):
     path = tmp_path / "train-00000-of-00001"
     path.write_bytes(path.read_bytes()[:-9])
     given = {"data_dir": str(tmp_path), "num_label_classes": 5, "mode": "train", "train_batch_size": 1}
-    data = make_datasets(make_config(**given, num_train_images=20), SMALL)
+    data = make_datasets(make_config(**given, num_train_images=20), TINY)
     with pytest.raises(tf.errors.DataLossError):
         next(iter(data.train(0)))
     assert re.search("00000-of-00001, record 19 .* is cut off", data.explain_train(0))
@@ -147,7 +148,7 @@ def test_damaged_file_is_found_in_what_the_shuffle_buffer_read_ahead(tmp_path):
 def test_valid_data_have_nothing_to_explain(tmp_path):
     _, given = write_broken_train(tmp_path, "half a JPEG")
     (tmp_path / "train-00001-of-00002").unlink()
-    data = make_datasets(make_config(**given | {"num_train_images": 3}), SMALL)
+    data = make_datasets(make_config(**given | {"num_train_images": 3}), TINY)
     assert data.explain_train(0) is None
     with pytest.raises(tf.errors.UnknownError, match="about something else"):  # raised unchanged
         with damage.report_broken(lambda: data.explain_train(0)):
@@ -158,7 +159,7 @@ def test_valid_data_have_nothing_to_explain(tmp_path):
 def test_noise_is_searched_until_every_record_was_read(tmp_path, start, last):
     """Searched are the first epoch of a process, which may be partial, and the next. It takes a tenth of the time."""
     _, given = write_broken_train(tmp_path, "noise after the header")
-    data = make_datasets(make_config(**given), SMALL)
+    data = make_datasets(make_config(**given), TINY)
     examples = iter(data.train(start))
     with pytest.raises(tf.errors.InvalidArgumentError):
         for _ in range(start, last + 1):
@@ -178,7 +179,7 @@ def test_noise_is_not_searched_again(epoch, is_found):
         return valid.repeat(6).concatenate(noise).skip(tf.cast(seed[1] == epoch, tf.int64)).take(6)
 
     source = Source(images=6, classes=5, items=items, load=records.parse, named=items)
-    examples = train_examples(source, 6, make_config(data_dir="", num_label_classes=5, mode="train"), SMALL, 3, 0, 1)
+    examples = train_examples(source, 6, make_config(data_dir="", num_label_classes=5, mode="train"), TINY, 3, 0, 1)
     if is_found:
         with pytest.raises(tf.errors.InvalidArgumentError):
             list(examples.take(15))
@@ -196,7 +197,7 @@ def test_skip_broken_records_leaves_out_and_counts_them(tmp_path):
         valid += 2 if kind in RECORDS else kind != "empty file"
         (tmp_path / kind / "validation-00001-of-00002").rename(tmp_path / f"validation-{number:05d}-of-00014")
     config = make_config(data_dir=str(tmp_path), num_label_classes=5, mode="eval", skip_broken_records=True)
-    data = make_datasets(config, SMALL)
+    data = make_datasets(config, TINY)
     assert data.valid_images == valid == 24 == len(list(data.valid))
     assert len(data.broken_examples) == len(expected)
     for problem, message in zip(data.broken_examples, expected, strict=True):
@@ -208,18 +209,18 @@ def test_a_broken_first_example_stops_a_run_at_its_start(tmp_path):
     for broken, message in RECORDS.values():
         write_records(path, [broken, GOOD[0]])
         with pytest.raises(ValueError, match=message.replace("record 1", "record 0") + ".*skip_broken_records"):
-            make_datasets(options(tmp_path), SMALL)
+            make_datasets(options(tmp_path), TINY)
     path.write_bytes(b"")
     with pytest.raises(ValueError, match="record 0 .* cannot be read: the file is cut off.*skip_broken_records"):
-        make_datasets(options(tmp_path), SMALL)
+        make_datasets(options(tmp_path), TINY)
 
 
 def test_only_broken_data_stop_a_run_at_its_start(tmp_path):
     write_records(tmp_path / "validation-00000-of-00001", [record(b"no image", 1)] * 6)
     with pytest.raises(ValueError, match="record 0 .* holds no image that can be decoded.*skip_broken_records"):
-        make_datasets(options(tmp_path), SMALL)
+        make_datasets(options(tmp_path), TINY)
     with pytest.raises(ValueError, match="All 6 examples are broken. The first: .*record 0"):
-        make_datasets(options(tmp_path, skip_broken_records=True), SMALL)
+        make_datasets(options(tmp_path, skip_broken_records=True), TINY)
 
 
 UNUSUAL = {

@@ -100,9 +100,9 @@ def test_images_without_true_classes_give_no_accuracy(small, images, tmp_path):
     assert "the true classes are unknown" in format_report(report)
 
 
-def test_the_report_has_the_bytes_that_were_quantized(tiny, tmp_path):
+def test_the_report_has_the_bytes_that_were_quantized(tiny_b0, tmp_path):
     """Of the tiny network's parameters most are in kernels, which dynamic range quantisation stores in a byte each."""
-    model = make_model(tiny, classes=10)
+    model = make_model(tiny_b0, classes=10)
     images = Images(pixels=random_images(40), labels=None, origin="some")
     write = functools.partial(export.to_tflite, model, quantize="dynamic")
     report = write_measured(write, model, tmp_path / "new", "tflite", images, least_agreement=0.5)

@@ -9,10 +9,12 @@ import time
 
 import numpy as np
 import pytest
-from support.runs import FAST, SMALL, checkpoint_names, checkpoint_values, run_main, start_mains
+from support.runs import SMALL, checkpoint_names, checkpoint_values, run_main, start_mains
+
+pytestmark = pytest.mark.usefixtures("short_network")
 
 OPTIONS = SMALL | {"iterations_per_loop": 4, "dropout_rate": 0.0, "survival_prob": 1.0}
-ENDLESS = FAST | {"mode": "train", "checkpoint_steps": 8, "train_steps": 100_000}
+ENDLESS = SMALL | {"mode": "train", "checkpoint_steps": 8, "train_steps": 100_000}
 
 
 def free_ports(count):
@@ -76,7 +78,7 @@ def cluster(tmp_path_factory):
     folder = tmp_path_factory.mktemp("hosts")
 
     def calls(index):
-        apart = FAST | {"model_dir": folder / f"apart{index}", "train_steps": 8, "mode": "train"}
+        apart = SMALL | {"model_dir": folder / f"apart{index}", "train_steps": 8, "mode": "train"}
         finished = OPTIONS | {"model_dir": folder / "finished", "train_steps": 20}
         return [apart, finished, ENDLESS | {"model_dir": folder / "preempted"}]
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from conftest import TINY
-from support.runs import FAST
+from support.runs import SMALL
 
 from keras_efficientnet import training
 from keras_efficientnet.augmentation import erasing, make_augmentation, mixing, policies
@@ -13,6 +13,8 @@ from keras_efficientnet.augmentation.mixing import cutmix, make_mixing, mix_batc
 from keras_efficientnet.datasets import make_datasets
 from keras_efficientnet.recipes import make_config
 from keras_efficientnet.training import loop
+
+pytestmark = pytest.mark.usefixtures("short_network")
 
 BATCH = 6
 IMAGES = tf.constant(np.random.RandomState(0).uniform(0, 255, (BATCH, 12, 20, 3)).astype("float32"))
@@ -137,7 +139,7 @@ def test_mixing_batches_of_one_image_is_an_error():
         mix_batches(single, make_mixing(0.2, 0.0, 4), SEEDS[0], first=0)
 
 
-MIXED = FAST | {"mixup_alpha": 0.2, "cutmix_alpha": 1.0, "random_erasing": 0.5}
+MIXED = SMALL | {"mixup_alpha": 0.2, "cutmix_alpha": 1.0, "random_erasing": 0.5}
 
 
 @pytest.mark.parametrize("replicas", [1, 2])

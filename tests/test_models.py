@@ -87,11 +87,11 @@ def test_the_input_has_the_variants_resolution_or_any_size_without_the_top(tiny)
 
 
 @pytest.mark.parametrize(("pooling", "reduce"), [("avg", np.mean), ("max", np.max)])
-def test_pooling_reduces_the_last_features(tiny, pooling, reduce):
+def test_pooling_reduces_the_last_features(tiny_b0, pooling, reduce):
     images = reference_images(2, 97, 65, seed=1)
-    features = predict(make(tiny, include_top=False), images)
+    features = predict(make(tiny_b0, include_top=False), images)
     assert features.shape == (2, 4, 3, 320)  # 97 and 65 over 32, rounded up
-    assert_close(predict(make(tiny, include_top=False, pooling=pooling), images), reduce(features, axis=(1, 2)))
+    assert_close(predict(make(tiny_b0, include_top=False, pooling=pooling), images), reduce(features, axis=(1, 2)))
 
 
 def test_the_top_is_mean_then_dense_then_softmax(tiny):
@@ -235,9 +235,9 @@ def test_features_raises_for_a_model_that_is_not_an_efficientnet():
         models.features(other)
 
 
-def test_a_class_activation_map_is_the_classifier_applied_to_every_position(tiny):
+def test_a_class_activation_map_is_the_classifier_applied_to_every_position(tiny_b0):
     """docs/models.md; Zhou et al. 2015, arxiv.org/abs/1512.04150: the mean of the map is the logit less its bias."""
-    model = make(tiny, input_shape=(None, None, 3))
+    model = make(tiny_b0, input_shape=(None, None, 3))
     last = keras.Model(model.input, model.get_layer("top_activation").output)
     kernel, bias = model.get_layer("predictions").get_weights()
     maps = last.predict(reference_images(2, 97, 65), verbose=0) @ kernel

@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from support.reference import fill, reference_images
-from support.runs import TINY, run_main
+from support.runs import SMALL, run_main
 
 from keras_efficientnet import datasets, models, training
 from keras_efficientnet.evaluation.predictions import find_images, predict_files
 from keras_efficientnet.recipes import make_config
+
+pytestmark = pytest.mark.usefixtures("short_network")
 
 SAMPLE = Path(datasets.__file__).parents[1] / "data/sample"
 
@@ -175,7 +177,7 @@ def trained(tmp_path_factory):
     folder = tmp_path_factory.mktemp("predictions")
     (folder / "digits").mkdir()
     sample_images(folder / "digits")
-    options = TINY | {"train_batch_size": 32, "moving_average_decay": 0.9}
+    options = SMALL | {"train_batch_size": 32, "moving_average_decay": 0.9, "export": True}
     options |= {"base_learning_rate": 0.1, "lr_warmup_epochs": 0.0}
     return folder, training.run(make_config(model_dir=str(folder / "run"), train_steps=40, **options))
 

@@ -8,7 +8,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from support.runs import FAST, REPLICAS, fixed_data, make_state, run_main
+from support.runs import REPLICAS, SMALL, fixed_data, make_state, run_main
 
 from keras_efficientnet import training
 from keras_efficientnet.architectures import STAGES
@@ -19,6 +19,8 @@ from keras_efficientnet.runs import RunFolder
 from keras_efficientnet.training.loop import Trainer, complete_config, make_batches
 from keras_efficientnet.training.state import make_variant, set_batch_norms
 from keras_efficientnet.training.steps import decayed_variables, make_replica_step, make_steps
+
+pytestmark = pytest.mark.usefixtures("short_network")
 
 STILL = REPLICAS | {"dropout_rate": 0.0, "survival_prob": 1.0, "lr_warmup_epochs": 0.0}
 PLAIN = STILL | {"optimizer": "sgd", "lr_schedule": "constant", "weight_decay": 0.0, "base_learning_rate": 0.8}
@@ -241,9 +243,10 @@ def test_recipes_are_the_published_numbers():
 
 FULL_DISK = """
 import json, resource, sys
-from support.runs import run_main
+from support.runs import know_short_network, run_main
 resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
-finished = run_main(**json.loads(sys.argv[1]))
+with know_short_network():
+    finished = run_main(**json.loads(sys.argv[1]))
 print(finished.status, finished.err)
 """
 
@@ -251,7 +254,7 @@ print(finished.status, finished.err)
 def test_a_full_disk_leaves_the_last_checkpoint(tmp_path, run_python):
     """A limit on the size of files simulates the disk: a write beyond it fails as well."""
     folder = tmp_path / "run"
-    options = FAST | {"mode": "train", "checkpoint_steps": 2, "iterations_per_loop": 2, "model_dir": str(folder)}
+    options = SMALL | {"mode": "train", "checkpoint_steps": 2, "iterations_per_loop": 2, "model_dir": str(folder)}
     assert run_main(**options, train_steps=2).status == 0
     code = "import sys; sys.path.insert(0, 'tests')" + FULL_DISK
     status, message = run_python(code, json.dumps(options | {"train_steps": 4})).split(maxsplit=1)

@@ -12,6 +12,8 @@ from keras_efficientnet.training.devices import make_strategy
 from keras_efficientnet.training.loop import make_batches
 from keras_efficientnet.training.steps import make_steps
 
+pytestmark = pytest.mark.usefixtures("short_network")
+
 
 def weights_after(config, steps):
     state = make_state(config)

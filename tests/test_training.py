@@ -11,7 +11,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from support.runs import FAST, checkpoint_names, checkpoint_values, start_main
+from support.runs import SMALL, checkpoint_names, checkpoint_values, start_mains
 
 from keras_efficientnet import training
 from keras_efficientnet.layers import BatchNormalization
@@ -22,10 +22,11 @@ from keras_efficientnet.training.devices import make_strategy
 from keras_efficientnet.training.history import read_rows
 from keras_efficientnet.training.steps import decayed_variables, make_steps
 
+pytestmark = pytest.mark.usefixtures("short_network")
+
 GOLDEN = Path(__file__).parent / "golden"
 OFFICIAL = json.loads((GOLDEN / "training_steps.json").read_text())["runs"]
 DECAYED = json.loads((GOLDEN / "training.json").read_text())["decayed"]
-DEEPER = FAST | {"depth_coefficient": 0.4}  # some blocks have a shortcut, and so stochastic depth
 NAMES = {"stem/conv2d": "stem_conv", "stem/tpu_batch_normalization": "stem_bn", "head/dense": "predictions"}
 
 
@@ -110,7 +111,7 @@ def test_decayed_and_averaged_variables_equal_the_official_ones(name):
     assert len(model.weights) == DECAYED[name]["average_count"]
 
 
-KILLED = DEEPER | {"train_steps": 20, "mode": "train"}
+KILLED = SMALL | {"train_steps": 20, "mode": "train"}
 
 
 def assert_same_checkpoint(folder, other, name):
@@ -124,13 +125,13 @@ def assert_same_checkpoint(folder, other, name):
 def test_killed_run_resumes_and_ends_with_the_weights_of_an_uninterrupted_one(tmp_path):
     options = KILLED | {"checkpoint_steps": 6}
     folder, other = tmp_path / "killed", tmp_path / "uninterrupted"
-    process = start_main(tmp_path / "log", **options, model_dir=folder)
-    while "ckpt-12.index" not in checkpoint_names(folder):
+    process = start_mains(tmp_path / "log", [options | {"model_dir": folder}])
+    while "ckpt-6.index" not in checkpoint_names(folder):
         assert process.poll() is None, (tmp_path / "log").read_text()
         time.sleep(0.02)
     process.kill()
     process.wait()
-    (folder / "checkpoints/ckpt-18_temp").mkdir(exist_ok=True)  # a crash while it writes a checkpoint leaves this
+    (folder / "checkpoints/ckpt-12_temp").mkdir(exist_ok=True)  # a crash while it writes a checkpoint leaves this
     for each in (folder, other):
         training.run(make_config(**options, model_dir=str(each)))
     assert_same_checkpoint(folder, other, "ckpt-20")
@@ -146,7 +147,7 @@ def test_twenty_kills_at_random_moments_change_nothing(tmp_path):
     options = KILLED | {"checkpoint_steps": 2, "iterations_per_loop": 2, "train_steps": 2000}
     folder, other, random = tmp_path / "killed", tmp_path / "uninterrupted", np.random.RandomState(0)
     for _ in range(20):
-        process, before = start_main(tmp_path / "log", **options, model_dir=folder), checkpoint_names(folder)
+        process, before = start_mains(tmp_path / "log", [options | {"model_dir": folder}]), checkpoint_names(folder)
         while checkpoint_names(folder) == before:
             assert process.poll() is None
             time.sleep(0.01)
@@ -154,7 +155,8 @@ def test_twenty_kills_at_random_moments_change_nothing(tmp_path):
         process.kill()
         assert process.wait() == -signal.SIGKILL
     for each in (folder, other):
-        assert start_main(tmp_path / "log", **options, model_dir=each).wait() == 0, (tmp_path / "log").read_text()
+        process = start_mains(tmp_path / "log", [options | {"model_dir": each}])
+        assert process.wait() == 0, (tmp_path / "log").read_text()
     assert_same_checkpoint(folder, other, "ckpt-2000")
     names = [{path.name for path in each.rglob("*")} for each in (folder, other)]
     assert {name for name in names[0] ^ names[1] if "tfevents" not in name} == set()
@@ -164,7 +166,7 @@ def test_twenty_kills_at_random_moments_change_nothing(tmp_path):
 def trained(tmp_path_factory):
     """A finished run of 20 steps, and its results."""
     folder = tmp_path_factory.mktemp("training")
-    return folder, training.run(make_config(model_dir=str(folder), train_steps=20, **FAST))
+    return folder, training.run(make_config(model_dir=str(folder), train_steps=20, **SMALL))
 
 
 def test_evaluating_a_finished_run_gives_the_scores_of_its_training(trained):
@@ -177,12 +179,12 @@ def test_evaluating_a_finished_run_gives_the_scores_of_its_training(trained):
 def test_resuming_with_another_network_is_an_error(trained):
     folder, _ = trained
     with pytest.raises(ValueError, match="holds a run with width_coefficient=0.25. Received: width_coefficient=0.5"):
-        training.run(make_config(model_dir=str(folder), **FAST | {"width_coefficient": 0.5}))
+        training.run(make_config(model_dir=str(folder), **SMALL | {"width_coefficient": 0.5}))
 
 
 def test_dropout_may_differ_in_evaluation_but_not_in_training(trained):
     folder, _ = trained
-    other = FAST | {"survival_prob": 1.0}
+    other = SMALL | {"survival_prob": 1.0}
     assert training.run(make_config(model_dir=str(folder), mode="eval", **other))["steps"] == 20
     with pytest.raises(ValueError, match="holds a run with survival_prob=0.8"):
         training.run(make_config(model_dir=str(folder), mode="train", **other))
@@ -192,17 +194,17 @@ def test_checkpoints_without_the_options_of_their_run_are_an_error(trained, tmp_
     folder, _ = trained
     shutil.copytree(folder / "checkpoints", tmp_path / "checkpoints")
     with pytest.raises(FileNotFoundError, match="config.json is missing"):
-        training.run(make_config(model_dir=str(tmp_path), mode="eval", **FAST))
+        training.run(make_config(model_dir=str(tmp_path), mode="eval", **SMALL))
 
 
 def test_evaluation_before_training_is_an_error(tmp_path):
     with pytest.raises(FileNotFoundError, match="no checkpoint"):
-        training.run(make_config(model_dir=str(tmp_path), mode="eval", **FAST))
+        training.run(make_config(model_dir=str(tmp_path), mode="eval", **SMALL))
     assert not list(tmp_path.iterdir())
 
 
 def test_a_diverging_run_stops_and_saves_no_checkpoint(tmp_path):
-    options = FAST | {
+    options = SMALL | {
         "base_learning_rate": 1e30,
         "optimizer": "sgd",
         "lr_warmup_epochs": 0.0,
@@ -227,4 +229,4 @@ def test_a_diverging_run_stops_and_saves_no_checkpoint(tmp_path):
 )
 def test_missing_devices_are_named(options, message):
     with pytest.raises(ValueError, match=message):
-        make_strategy(make_config(**FAST | options))
+        make_strategy(make_config(**SMALL | options))
