@@ -33,9 +33,11 @@ def draw_images(count, seed=1):
 
 @functools.cache
 def train_small(kind, steps=60):
-    """Returns a network of a kind in `NETWORKS`, a quarter as wide, trained to classify the patterns."""
+    """Returns a network of a kind in `NETWORKS`, of three narrow blocks, trained to classify the patterns."""
     keras.utils.set_random_seed(1)
-    variant = VARIANTS[NETWORKS[kind]]._replace(width=0.25, depth=0.25, resolution=32)
+    variant = VARIANTS[NETWORKS[kind]]
+    stages = (variant.stages[0], variant.stages[-2]._replace(repeats=2))
+    variant = variant._replace(width=0.25, depth=1.0, resolution=32, stages=stages)
     model = make_model(variant, classes=CLASSES, drop_path_rate=0.0, dropout_rate=0.0)
     norms = [layer for layer in model.layers if isinstance(layer, BatchNormalization)]
     for layer in norms:
