@@ -21,7 +21,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from support.runs import SHORT, know_short_network
+from support.runs import SHORT, know_short_network, skip_graph_optimizers
 
 from keras_efficientnet.architectures import STAGES, Variant
 
@@ -40,6 +40,7 @@ gc.freeze()  # the imports' objects are never garbage
 gc.set_threshold(100_000, 50, 100)  # graphs are many objects; Keras's default threshold of 700 visits them all the time
 keras.config.disable_traceback_filtering()
 tf.debugging.disable_traceback_filtering()
+skip_graph_optimizers()
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,7 @@ from support.images import jpeg, random_images, smooth
 from support.scripts import run_module
 
 from keras_efficientnet import export
-from keras_efficientnet.architectures import VARIANTS
+from keras_efficientnet.architectures import CONDCONV_STAGES, VARIANTS
 from keras_efficientnet.models import make_model
 from keras_efficientnet.preprocessing import image_for_evaluation
 
@@ -209,8 +209,9 @@ def test_a_saved_model_stores_each_variable_once(model, saved_model):
 @pytest.fixture(scope="module", params=[0, 4], ids=["no_experts", "experts"])
 def trainable(request, tiny, tmp_path_factory):
     """A model and the path of its SavedModel."""
-    row = VARIANTS["efficientnet-condconv-b0-4e"]._replace(width=0.25) if request.param else tiny
-    model = make_model(row._replace(depth=0.1), classes=10, input_shape=(32, 32, 3))
+    stages = CONDCONV_STAGES[:1] + CONDCONV_STAGES[5:6]  # the second has experts
+    row = VARIANTS["efficientnet-condconv-b0-4e"]._replace(width=0.25, depth=0.5, stages=stages)
+    model = make_model(row if request.param else tiny, classes=10, input_shape=(32, 32, 3))
     keras.utils.set_random_seed(1)
     enliven(model)
     path = tmp_path_factory.mktemp("trainable") / "new"

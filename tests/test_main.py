@@ -139,6 +139,7 @@ def test_condconv_runs_several_calls_of_the_device(tmp_path):
     assert json.loads((tmp_path / "run/results.json").read_text())["steps"] == 3
 
 
+@pytest.mark.slow
 def test_a_label_outside_the_classes_is_one_line(tmp_path):
     """In a process of its own: the error is TensorFlow's, which also logs."""
     data = tmp_path / "data"

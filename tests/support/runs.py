@@ -47,6 +47,16 @@ def know_short_network():
     return mock.patch.dict(VARIANTS, {"efficientnet-short": SHORT})
 
 
+def skip_graph_optimizers():
+    """Turns off what TensorFlow does to a graph before it runs: for graphs that run a few times, it takes longer.
+
+    Results then differ in the last bits. main.py in a process of its own has them on.
+    """
+    import tensorflow as tf
+
+    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
+
+
 def to_flags(options):
     """Returns options as flags of main.py."""
     return [f"--{name}={value}" for name, value in options.items()]
@@ -133,6 +143,7 @@ def make_state(config):
 
 
 if __name__ == "__main__":
+    skip_graph_optimizers()
     with know_short_network():
         for call in json.loads(sys.argv[1]):
             status = _call_main(call)
