@@ -77,6 +77,7 @@ def check_predictions(network, rows, quantize):
         np.testing.assert_allclose([float(score) for _, score, _ in rows], probabilities.max(axis=1), atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("quantize", "input_dtype"), FILES)
 def test_mediapipe_predicts_the_class_of_the_model(network, classified, quantize, input_dtype):
     check_predictions(network, classified[f"{quantize}-{input_dtype}"], quantize)
@@ -88,6 +89,7 @@ def test_mediapipe_predicts_the_class_of_the_model_in_other_precisions(network, 
     check_predictions(network, more_classified[f"{quantize}-{input_dtype}"], quantize)
 
 
+@pytest.mark.slow
 def test_mediapipe_gives_class_numbers_for_a_file_without_labels(network, classified):
     expected = np.asarray(network(IMAGES, training=False)).argmax(axis=1)
     assert [int(index) for index, *_ in classified["unlabelled"]] == expected.tolist()

@@ -131,7 +131,8 @@ def test_saved_model_and_tflite_give_the_outputs_of_the_network(name, tmp_path):
     check_exports(spread(fill(make(VARIANTS[name], input_shape=(64, 64, 3)))), tmp_path)
 
 
-@pytest.mark.parametrize("padding", ["same", pytest.param("symmetric", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("padding", ["same", "symmetric"])
 def test_experts_are_exported_for_one_image_and_for_any_batch(tmp_path, padding):
     stages = CONDCONV_STAGES[:2] + CONDCONV_STAGES[5:]  # two of the four have experts
     row = VARIANTS["efficientnet-condconv-b0-4e"]._replace(width=0.25, depth=0.1, padding=padding, stages=stages)

@@ -1,8 +1,9 @@
 """Effects of the options of recipes on training: accumulation, clipping, precision, frozen layers, start weights."""
 
+import contextlib
 import dataclasses
 import functools
-import json
+import resource
 
 import keras
 import numpy as np
@@ -120,6 +121,7 @@ def test_statistics_of_local_batch_norms_are_averaged():
         np.testing.assert_allclose(each.numpy(), (first + second) / 2, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_groups_of_replicas_share_their_batch_statistics(run_python):
     """Four replicas in groups of two: each pair has the mean and variance of its own two batches."""
     code = """
@@ -220,6 +222,7 @@ def test_decoupled_decay_changes_neither_loss_nor_batch_norms(optimizer):
     assert np.abs(gamma - 1).max() < 0.0011  # one step of Adam at most, and no 1 % of decay
 
 
+@pytest.mark.slow
 def test_the_complete_step_compiles_under_xla():
     """Forward, backward, update, average, stochastic depth and dropout: what a TPU compiles."""
     state = make_state(make_config(**REPLICAS))
@@ -241,24 +244,24 @@ def test_recipes_are_the_published_numbers():
     assert all(make_config(recipe=name, weights="b0.pth").recipe == name for name in RECIPES)
 
 
-FULL_DISK = """
-import json, resource, sys
-from support.runs import know_short_network, run_main
-resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
-with know_short_network():
-    finished = run_main(**json.loads(sys.argv[1]))
-print(finished.status, finished.err)
-"""
+@contextlib.contextmanager
+def full_disk(size=20_000):
+    """Limits the size of files: a write beyond it fails as on a full disk."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
-def test_a_full_disk_leaves_the_last_checkpoint(tmp_path, run_python):
-    """A limit on the size of files simulates the disk: a write beyond it fails as well."""
+def test_a_full_disk_leaves_the_last_checkpoint(tmp_path):
     folder = tmp_path / "run"
     options = SMALL | {"mode": "train", "checkpoint_steps": 2, "iterations_per_loop": 2, "model_dir": str(folder)}
     assert run_main(**options, train_steps=2).status == 0
-    code = "import sys; sys.path.insert(0, 'tests')" + FULL_DISK
-    status, message = run_python(code, json.dumps(options | {"train_steps": 4})).split(maxsplit=1)
-    assert status == "1" and "main.py: " in message.strip().splitlines()[-1]
+    with full_disk():
+        finished = run_main(**options, train_steps=4)
+    assert finished.status == 1 and "main.py: " in finished.err.strip().splitlines()[-1]
     assert RunFolder(folder).latest_checkpoint().endswith("ckpt-2")
     assert training.run(make_config(**options, train_steps=6))["steps"] == 6
 
