@@ -1,7 +1,9 @@
 """The run folder: the one module that knows which files a run has, where they are, and how to read them."""
 
 import json
+import logging
 import os
+import re
 import shutil
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -11,6 +13,8 @@ from typing import Any
 from keras_efficientnet.files import write_json, write_text
 
 MODEL = "model.keras"
+CHECKPOINT_FILE = re.compile(r"ckpt-(\d+)\.(index|data-\d+-of-\d+)")  # group 1: the step
+POLL_SECONDS = 0.5
 
 
 class Preempted(Exception):
@@ -103,33 +107,128 @@ class RunFolder:
         return tuple(names)
 
     def latest_checkpoint(self) -> str | None:
-        """Returns the path of the latest checkpoint without `.index`, or None if there is none."""
-        import tensorflow as tf
+        """Returns the path of the latest complete checkpoint without `.index`, or None if none was ever written.
 
-        return tf.train.latest_checkpoint(str(self.checkpoints))
+        Reads the checkpoints themselves: TensorFlow's list of them, the file `checkpoint`, may be lost or damaged.
+        Warns about each later checkpoint that is incomplete.
+
+        Raises:
+            ValueError: no checkpoint is complete.
+        """
+        for path in self._list_checkpoints():
+            if self._is_complete(path):
+                return path
+        if self._latest.exists() or any(map(CHECKPOINT_FILE.fullmatch, _list_names(self.checkpoints))):
+            raise ValueError(
+                f"{self.checkpoints} must hold a complete checkpoint, ckpt-STEP.index and its ckpt-STEP.data-* files, "
+                "but holds only remains of a run. Copy the folder again, or remove it to start from step 0."
+            )
+        return None
 
     def find_checkpoint(self, *, best: bool) -> str | None:
         """Returns the path of the best or of the latest checkpoint without `.index`; None if there is no latest.
 
         Raises:
             FileNotFoundError: `best`, but no evaluation was kept.
+            ValueError: no checkpoint is complete.
         """
         return self.best_checkpoint() if best else self.latest_checkpoint()
 
     def wait_for_checkpoints(self, timeout: float) -> Iterable[str]:
         """Yields the path of each new checkpoint until none has appeared for `timeout` seconds."""
-        import tensorflow as tf
+        seen: set[str] = set()
+        end = time.monotonic() + timeout
+        while True:
+            new = self._list_checkpoints()
+            new = new[: next((number for number, path in enumerate(new) if path in seen), None)]
+            seen.update(new)
+            complete = next(filter(self._is_complete, new), None)
+            if complete:
+                yield complete
+                end = time.monotonic() + timeout
+            elif time.monotonic() >= end:
+                return
+            else:
+                time.sleep(min(POLL_SECONDS, timeout))
 
-        return tf.train.checkpoints_iterator(str(self.checkpoints), timeout=timeout)
+    def save_checkpoint(self, step: int, write: Callable[[str], Any], keep: int) -> None:
+        """Writes a checkpoint, then removes all but the latest `keep`. Safe to kill at any time.
 
-    def has_checkpoints(self) -> bool:
-        """Returns whether training has written a checkpoint."""
-        return (self.checkpoints / "checkpoint").is_file()
+        Args:
+            step: of the checkpoint.
+            write: writes a complete checkpoint or none to a path.
+            keep: number of checkpoints to keep. Later ones than `step` are damaged, and do not count.
+        """
+        write(str(self.checkpoints / f"ckpt-{step}"))
+        self._write_latest(step)
+        for path in [path for path in self._list_checkpoints() if _step_of(path) <= step][keep:]:
+            self._remove_checkpoint(Path(path).name)
+
+    def recover_checkpoints(self) -> str | None:
+        """Returns the latest complete checkpoint, and makes TensorFlow's list name it; warns if it did not.
+
+        Raises:
+            ValueError: no checkpoint is complete.
+        """
+        path = self.latest_checkpoint()
+        if path is None:
+            if self.is_run():
+                logging.warning(f"There is no checkpoint in {self.checkpoints}: the run starts from step 0.")
+            return None
+        name = Path(path).name
+        if f'model_checkpoint_path: "{name}"' not in _read_lines(self._latest):
+            logging.warning(
+                f"{self._latest} does not name {name}, the latest complete checkpoint: it was lost, damaged, or not "
+                f"updated when the run stopped. The run resumes from {name}."
+            )
+            self._write_latest(_step_of(path))
+        return path
 
     def remove_incomplete_checkpoints(self) -> None:
-        """Removes the temporary files of a process that was killed while it wrote a checkpoint."""
-        for leftover in self.checkpoints.glob("*_temp*"):
-            _remove(leftover)
+        """Removes the files of a process that was killed while it wrote a checkpoint."""
+        for name in _list_names(self.checkpoints):
+            if "_temp" in name:  # the folder in which TensorFlow writes the parts of a checkpoint; the index comes last
+                if not (self.checkpoints / f"{name.split('_temp')[0]}.index").exists():
+                    self._remove_checkpoint(name.split("_temp")[0])
+                _remove(self.checkpoints / name)
+
+    @property
+    def _latest(self) -> Path:
+        """TensorFlow's list of checkpoints: names the latest one, for TensorFlow's own functions."""
+        return self.checkpoints / "checkpoint"
+
+    def _list_checkpoints(self) -> list[str]:
+        """Returns the paths of the checkpoints that have an index, without `.index`, the latest first."""
+        found = [match for name in _list_names(self.checkpoints) if (match := CHECKPOINT_FILE.fullmatch(name))]
+        steps = {int(match[1]) for match in found if match[2] == "index"}
+        return [str(self.checkpoints / f"ckpt-{step}") for step in sorted(steps, reverse=True)]
+
+    def _is_complete(self, path: str) -> bool:
+        """Returns whether every value of a checkpoint can be read; warns if not, unless training has removed it."""
+        import tensorflow as tf
+
+        try:
+            reader = tf.train.load_checkpoint(path)
+            for name in reader.get_variable_to_shape_map():
+                reader.get_tensor(name)  # compares the checksum
+        except (tf.errors.OpError, LookupError, RuntimeError, ValueError) as error:
+            if os.path.exists(f"{path}.index"):
+                reason = " ".join(str(error).split())[:150]
+                logging.warning(f"{path} is incomplete or damaged, and is not used: {reason}")
+            return False
+        return True
+
+    def _write_latest(self, step: int) -> None:
+        """Writes TensorFlow's list of checkpoints, from the earliest to the one of `step`."""
+        names = [Path(path).name for path in self._list_checkpoints() if _step_of(path) <= step]
+        lines = [f'model_checkpoint_path: "{names[0]}"', *(f'all_model_checkpoint_paths: "{n}"' for n in names[::-1])]
+        write_text(self._latest, "".join(f"{line}\n" for line in lines))
+
+    def _remove_checkpoint(self, name: str) -> None:
+        """Removes the files of a checkpoint, its index first: without it, the other files do not count."""
+        for file in sorted(_list_names(self.checkpoints), reverse=True):
+            if CHECKPOINT_FILE.fullmatch(file) and file.split(".")[0] == name:
+                (self.checkpoints / file).unlink()
 
     def find_best(self) -> dict[str, Any] | None:
         """Returns `step` and scores of the best checkpoint, or None if no evaluation was kept.
@@ -228,6 +327,20 @@ def read_labels(path: str | os.PathLike[str]) -> list[str]:
         return Path(path).read_text("utf-8-sig").splitlines()  # Windows writes a byte-order mark
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} must be UTF-8 text with one class name per line: {error}") from error
+
+
+def _step_of(path: str) -> int:
+    return int(path.rsplit("-", 1)[1])
+
+
+def _list_names(folder: Path) -> list[str]:
+    """Returns the names in a folder, or none if it does not exist."""
+    return os.listdir(folder) if folder.is_dir() else []
+
+
+def _read_lines(path: Path) -> list[str]:
+    """Returns the lines of a text file that may be missing or damaged."""
+    return path.read_text("utf-8", errors="replace").splitlines() if path.is_file() else []
 
 
 def _read_object(path: Path, hint: str = "") -> dict[str, Any]:

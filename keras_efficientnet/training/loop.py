@@ -110,7 +110,9 @@ class Trainer:
         self.folder = RunFolder(state.config.directory)
         self._is_chief = is_chief(state.strategy)
         self._evaluate_average = bind_evaluator(state, data)
-        check_shared(state.strategy, self.folder.path)
+        if self._is_chief:
+            self.folder.remove_incomplete_checkpoints()
+        check_shared(state.strategy, self.folder.path)  # other hosts wait here until the chief has cleaned up
         step = state.restore(self.folder)
         self.history = History(self.folder, step, writes=self._is_chief)
         if self._is_chief:

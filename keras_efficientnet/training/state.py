@@ -5,7 +5,6 @@ import dataclasses
 import functools
 import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import keras
@@ -98,7 +97,7 @@ class TrainState:
         self.batches_taken = tf.Variable(0, dtype=tf.int64, trainable=False, aggregation=first)
         self._fork_seeds()
         self._checkpoint = self._make_checkpoint()
-        self._manager: Any = None  # needs the run folder: set by `restore`
+        self._run: Any = None  # the run folder: set by `restore`
 
     def _make_optimizer(self) -> keras.optimizers.Optimizer:
         optimizer = make_optimizer(self.config, self.learning_rate)
@@ -157,12 +156,11 @@ class TrainState:
             OSError: the weights to start from do not exist, or could not be downloaded.
             ValueError: the checkpoint or the weights are of another network.
         """
-        if is_chief(self.strategy):
-            run.remove_incomplete_checkpoints()
-        self._manager = tf.train.CheckpointManager(self._checkpoint, str(run.checkpoints), self.config.keep_checkpoints)
-        if self._manager.latest_checkpoint:
+        self._run = run
+        latest = run.recover_checkpoints() if is_chief(self.strategy) else run.latest_checkpoint()
+        if latest:
             _check_options(self.config, run)
-            self._checkpoint.restore(self._manager.latest_checkpoint).assert_consumed()
+            self._checkpoint.restore(latest).assert_consumed()
             self._fork_seeds()
         elif self.config.weights:
             source = resolve_weights(self.config.weights, model_name=self.config.model_name)
@@ -197,8 +195,9 @@ class TrainState:
                 raise ValueError(divergence_message("network returns values that are not finite", self.step))
         if not is_chief(self.strategy):
             return
-        RunFolder(Path(self._manager.directory).parent).write_options(dataclasses.asdict(self.config))
-        self._manager.save(checkpoint_number=self.step)
+        self._run.write_options(dataclasses.asdict(self.config))
+        self._checkpoint.save_counter.assign_add(1)  # creates it: TensorFlow expects it in what it restores
+        self._run.save_checkpoint(self.step, self.write, self.config.keep_checkpoints)
 
     def synchronize_statistics(self) -> None:
         """Replaces the batch normalization statistics of each replica by their mean, if the replicas differ."""
