@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from keras_efficientnet.files import write_json, write_text
+from keras_efficientnet.files import without_wildcards, write_json, write_text
 
 MODEL = "model.keras"
 CHECKPOINT_FILE = re.compile(r"ckpt-(\d+)\.(index|data-\d+-of-\d+)")  # group 1: the step
@@ -36,7 +36,7 @@ class RunFolder:
     """
 
     def __init__(self, path: str | os.PathLike[str]):
-        self.path = Path(path)
+        self.path = Path(path).expanduser()
         # options and class names
         self.config = self.path / "config.json"
         self.labels = self.path / "labels.txt"
@@ -208,9 +208,10 @@ class RunFolder:
         import tensorflow as tf
 
         try:
-            reader = tf.train.load_checkpoint(path)
-            for name in reader.get_variable_to_shape_map():
-                reader.get_tensor(name)  # compares the checksum
+            with without_wildcards(path) as plain:
+                reader = tf.train.load_checkpoint(plain)
+                for name in reader.get_variable_to_shape_map():
+                    reader.get_tensor(name)  # compares the checksum
         except (tf.errors.OpError, LookupError, RuntimeError, ValueError) as error:
             if os.path.exists(f"{path}.index"):
                 reason = " ".join(str(error).split())[:150]
@@ -304,7 +305,7 @@ def find_run(path: str | os.PathLike[str] | None) -> RunFolder | None:
 
 def folder_of(path: str | os.PathLike[str] | None) -> RunFolder | None:
     """Returns the folder at `path`, or the folder of the `model.keras` at `path`; it may lack options."""
-    if path is None or Path(path).is_dir():
+    if path is None or Path(path).expanduser().is_dir():
         return RunFolder(path) if path else None
     return RunFolder(Path(path).parent) if Path(path).name == MODEL else None
 

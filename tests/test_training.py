@@ -163,7 +163,7 @@ def test_twenty_kills_at_random_moments_change_nothing(tmp_path):
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """A finished run of 20 steps, and its results."""
-    folder = tmp_path_factory.mktemp("training")
+    folder = tmp_path_factory.mktemp("training") / "exp [1], *?%é"  # any name will do
     return folder, training.run(make_config(model_dir=str(folder), train_steps=20, **FAST))
 
 

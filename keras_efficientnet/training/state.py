@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from keras_efficientnet.architectures import Variant, find_variant
 from keras_efficientnet.config import TrainConfig
+from keras_efficientnet.files import without_wildcards
 from keras_efficientnet.layers import BatchNormalization
 from keras_efficientnet.models import make_model
 from keras_efficientnet.optimizers import make_learning_rate, make_optimizer
@@ -153,14 +154,18 @@ class TrainState:
         """Restores the latest checkpoint of a run, or else loads the weights to start from; returns the step.
 
         Raises:
-            OSError: the weights to start from do not exist, or could not be downloaded.
+            OSError: the weights to start from do not exist, or could not be downloaded; or TensorFlow cannot read the
+                path of the run.
             ValueError: the checkpoint or the weights are of another network.
         """
         self._run = run
+        with without_wildcards(run.checkpoints):
+            pass  # raises before the first step if TensorFlow could not read the checkpoints afterwards
         latest = run.recover_checkpoints() if is_chief(self.strategy) else run.latest_checkpoint()
         if latest:
             _check_options(self.config, run)
-            self._checkpoint.restore(latest).assert_consumed()
+            with without_wildcards(latest) as path:
+                self._checkpoint.restore(path).assert_consumed()
             self._fork_seeds()
         elif self.config.weights:
             source = resolve_weights(self.config.weights, model_name=self.config.model_name)
@@ -176,7 +181,8 @@ class TrainState:
             tf.errors.NotFoundError: the checkpoint was removed.
         """
         _check_options(self.config, run_of_checkpoint(path))
-        self._checkpoint.restore(path).expect_partial()  # with another dropout, the seeds differ
+        with without_wildcards(path) as plain:
+            self._checkpoint.restore(plain).expect_partial()  # with another dropout, the seeds differ
 
     def write(self, path: str) -> None:
         """Writes a checkpoint to a given path."""
@@ -242,7 +248,8 @@ def load_classifier(config: TrainConfig, path: str) -> keras.Model:
     model = _make_classifier(config, make_variant(config))
     table = tf.train.Checkpoint(**{v.path: v.value for v in model.weights})
     part = "average" if config.moving_average_decay > 0 else "model"
-    tf.train.Checkpoint(**{part: table}).restore(path).assert_existing_objects_matched().expect_partial()
+    with without_wildcards(path) as plain:
+        tf.train.Checkpoint(**{part: table}).restore(plain).assert_existing_objects_matched().expect_partial()
     return model
 
 
