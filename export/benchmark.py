@@ -33,7 +33,7 @@ def main() -> list[str]:
     import tqdm
 
     from keras_efficientnet.benchmark.comparison import Comparison, compare_latencies
-    from keras_efficientnet.files import split_paths
+    from keras_efficientnet.paths import split_paths
     from keras_efficientnet.runtimes.worker import default_threads
 
     comparison = Comparison(

@@ -1,20 +1,20 @@
 """The run folder: the one module that knows which files a run has, where they are, and how to read them."""
 
+import contextlib
 import json
-import logging
 import os
-import re
 import shutil
+import tempfile
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from keras_efficientnet.files import without_wildcards, write_json, write_text
+from keras_efficientnet.checkpoint_folder import CheckpointFolder
+from keras_efficientnet.files import write_json, write_text
+from keras_efficientnet.locks import LockedError, locking
 
 MODEL = "model.keras"
-CHECKPOINT_FILE = re.compile(r"ckpt-(\d+)\.(index|data-\d+-of-\d+)")  # group 1: the step
-POLL_SECONDS = 0.5
 
 
 class Preempted(Exception):
@@ -63,6 +63,48 @@ class RunFolder:
         """Returns the path, so that a run folder can be given where a path is expected."""
         return str(self.path)
 
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Keeps other trainings out of the folder. Creates it, and removes it at the end if it is empty.
+
+        Raises:
+            RuntimeError: another process trains in the folder.
+            OSError: the folder cannot be written.
+        """
+        existed = self.path.exists()
+        self.create()
+        try:
+            with locking(self.path / ".lock"):
+                yield
+        except LockedError as error:
+            raise RuntimeError(
+                f"{self.path} is in use: {error} trains in it. Wait for its end, or choose another `model_dir`."
+            ) from None
+        finally:
+            if not existed:
+                with contextlib.suppress(OSError):  # it is not empty
+                    self.path.rmdir()
+
+    def create(self) -> None:
+        """Creates the folder if it does not exist. Raises OSError if it cannot be written."""
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OSError(f"{self.path} cannot be created: {error.strerror}. Choose another `model_dir`.") from error
+        self.check_writable()
+
+    def check_writable(self) -> None:
+        """Raises OSError if the folder or one of its folders exists and cannot be written."""
+        for path in (self.path, self.checkpoints, self.archive, self.tensorboard, self.reports, self.saved_model):
+            try:
+                if path.exists():
+                    tempfile.TemporaryFile(dir=path).close()
+            except OSError as error:
+                raise OSError(
+                    f"{path} must be a folder that can be written: {error.strerror}. Allow it, or choose another "
+                    "`model_dir`."
+                ) from error
+
     def is_run(self) -> bool:
         """Returns whether the folder holds the options of a run."""
         return self.config.is_file()
@@ -107,23 +149,8 @@ class RunFolder:
         return tuple(names)
 
     def latest_checkpoint(self) -> str | None:
-        """Returns the path of the latest complete checkpoint without `.index`, or None if none was ever written.
-
-        Reads the checkpoints themselves: TensorFlow's list of them, the file `checkpoint`, may be lost or damaged.
-        Warns about each later checkpoint that is incomplete.
-
-        Raises:
-            ValueError: no checkpoint is complete.
-        """
-        for path in self._list_checkpoints():
-            if self._is_complete(path):
-                return path
-        if self._latest.exists() or any(map(CHECKPOINT_FILE.fullmatch, _list_names(self.checkpoints))):
-            raise ValueError(
-                f"{self.checkpoints} must hold a complete checkpoint, ckpt-STEP.index and its ckpt-STEP.data-* files, "
-                "but holds only remains of a run. Copy the folder again, or remove it to start from step 0."
-            )
-        return None
+        """Returns the path of the latest complete checkpoint without `.index`; see `CheckpointFolder.latest`."""
+        return CheckpointFolder(self.checkpoints).latest()
 
     def find_checkpoint(self, *, best: bool) -> str | None:
         """Returns the path of the best or of the latest checkpoint without `.index`; None if there is no latest.
@@ -133,103 +160,6 @@ class RunFolder:
             ValueError: no checkpoint is complete.
         """
         return self.best_checkpoint() if best else self.latest_checkpoint()
-
-    def wait_for_checkpoints(self, timeout: float) -> Iterable[str]:
-        """Yields the path of each new checkpoint until none has appeared for `timeout` seconds."""
-        seen: set[str] = set()
-        end = time.monotonic() + timeout
-        while True:
-            new = self._list_checkpoints()
-            new = new[: next((number for number, path in enumerate(new) if path in seen), None)]
-            seen.update(new)
-            complete = next(filter(self._is_complete, new), None)
-            if complete:
-                yield complete
-                end = time.monotonic() + timeout
-            elif time.monotonic() >= end:
-                return
-            else:
-                time.sleep(min(POLL_SECONDS, timeout))
-
-    def save_checkpoint(self, step: int, write: Callable[[str], Any], keep: int) -> None:
-        """Writes a checkpoint, then removes all but the latest `keep`. Safe to kill at any time.
-
-        Args:
-            step: of the checkpoint.
-            write: writes a complete checkpoint or none to a path.
-            keep: number of checkpoints to keep. Later ones than `step` are damaged, and do not count.
-        """
-        write(str(self.checkpoints / f"ckpt-{step}"))
-        self._write_latest(step)
-        for path in [path for path in self._list_checkpoints() if _step_of(path) <= step][keep:]:
-            self._remove_checkpoint(Path(path).name)
-
-    def recover_checkpoints(self) -> str | None:
-        """Returns the latest complete checkpoint, and makes TensorFlow's list name it; warns if it did not.
-
-        Raises:
-            ValueError: no checkpoint is complete.
-        """
-        path = self.latest_checkpoint()
-        if path is None:
-            if self.is_run():
-                logging.warning(f"There is no checkpoint in {self.checkpoints}: the run starts from step 0.")
-            return None
-        name = Path(path).name
-        if f'model_checkpoint_path: "{name}"' not in _read_lines(self._latest):
-            logging.warning(
-                f"{self._latest} does not name {name}, the latest complete checkpoint: it was lost, damaged, or not "
-                f"updated when the run stopped. The run resumes from {name}."
-            )
-            self._write_latest(_step_of(path))
-        return path
-
-    def remove_incomplete_checkpoints(self) -> None:
-        """Removes the files of a process that was killed while it wrote a checkpoint."""
-        for name in _list_names(self.checkpoints):
-            if "_temp" in name:  # the folder in which TensorFlow writes the parts of a checkpoint; the index comes last
-                if not (self.checkpoints / f"{name.split('_temp')[0]}.index").exists():
-                    self._remove_checkpoint(name.split("_temp")[0])
-                _remove(self.checkpoints / name)
-
-    @property
-    def _latest(self) -> Path:
-        """TensorFlow's list of checkpoints: names the latest one, for TensorFlow's own functions."""
-        return self.checkpoints / "checkpoint"
-
-    def _list_checkpoints(self) -> list[str]:
-        """Returns the paths of the checkpoints that have an index, without `.index`, the latest first."""
-        found = [match for name in _list_names(self.checkpoints) if (match := CHECKPOINT_FILE.fullmatch(name))]
-        steps = {int(match[1]) for match in found if match[2] == "index"}
-        return [str(self.checkpoints / f"ckpt-{step}") for step in sorted(steps, reverse=True)]
-
-    def _is_complete(self, path: str) -> bool:
-        """Returns whether every value of a checkpoint can be read; warns if not, unless training has removed it."""
-        import tensorflow as tf
-
-        try:
-            with without_wildcards(path) as plain:
-                reader = tf.train.load_checkpoint(plain)
-                for name in reader.get_variable_to_shape_map():
-                    reader.get_tensor(name)  # compares the checksum
-        except (tf.errors.OpError, LookupError, RuntimeError, ValueError) as error:
-            if os.path.exists(f"{path}.index"):
-                reason = " ".join(str(error).split())[:150]
-                logging.warning(f"{path} is incomplete or damaged, and is not used: {reason}")
-            return False
-        return True
-
-    def _write_latest(self, step: int) -> None:
-        """Writes TensorFlow's list of checkpoints, from the earliest to the one of `step`."""
-        names = [Path(path).name for path in self._list_checkpoints() if _step_of(path) <= step]
-        lines = [f'model_checkpoint_path: "{names[0]}"', *(f'all_model_checkpoint_paths: "{n}"' for n in names[::-1])]
-        write_text(self._latest, "".join(f"{line}\n" for line in lines))
-
-    def _remove_checkpoint(self, name: str) -> None:
-        """Removes the files of a checkpoint, its index first: without it, the other files do not count."""
-        for file in sorted(_list_names(self.checkpoints), reverse=True):
-            if CHECKPOINT_FILE.fullmatch(file) and file.split(".")[0] == name:
-                (self.checkpoints / file).unlink()
 
     def find_best(self) -> dict[str, Any] | None:
         """Returns `step` and scores of the best checkpoint, or None if no evaluation was kept.
@@ -328,20 +258,6 @@ def read_labels(path: str | os.PathLike[str]) -> list[str]:
         return Path(path).read_text("utf-8-sig").splitlines()  # Windows writes a byte-order mark
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} must be UTF-8 text with one class name per line: {error}") from error
-
-
-def _step_of(path: str) -> int:
-    return int(path.rsplit("-", 1)[1])
-
-
-def _list_names(folder: Path) -> list[str]:
-    """Returns the names in a folder, or none if it does not exist."""
-    return os.listdir(folder) if folder.is_dir() else []
-
-
-def _read_lines(path: Path) -> list[str]:
-    """Returns the lines of a text file that may be missing or damaged."""
-    return path.read_text("utf-8", errors="replace").splitlines() if path.is_file() else []
 
 
 def _read_object(path: Path, hint: str = "") -> dict[str, Any]:

@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 from support.runs import FAST, SMALL, checkpoint_names, checkpoint_values, run_main, start_mains
 
+from keras_efficientnet.runs import RunFolder
+
 OPTIONS = SMALL | {"iterations_per_loop": 4, "dropout_rate": 0.0, "survival_prob": 1.0}
 ENDLESS = FAST | {"mode": "train", "checkpoint_steps": 8, "train_steps": 100_000}
 
@@ -72,29 +74,36 @@ def wait_for_checkpoint(run, is_running, after=()):
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory):
-    """Two hosts that call main.py three times: in different folders, to the last step, and until a SIGTERM."""
+    """Two hosts that call main.py four times: in a folder in use, in different ones, to the end, until a SIGTERM."""
     folder = tmp_path_factory.mktemp("hosts")
 
     def calls(index):
         apart = FAST | {"model_dir": folder / f"apart{index}", "train_steps": 8, "mode": "train"}
         finished = OPTIONS | {"model_dir": folder / "finished", "train_steps": 20}
-        return [apart, finished, ENDLESS | {"model_dir": folder / "preempted"}]
+        return [FAST | {"model_dir": folder / "in_use"}, apart, finished, ENDLESS | {"model_dir": folder / "preempted"}]
 
-    hosts = start_hosts(folder, calls)
-    wait_for_checkpoint(folder / "preempted", lambda: all(host.poll() is None for host in hosts))
+    with RunFolder(folder / "in_use").lock():
+        hosts = start_hosts(folder, calls)
+        wait_for_checkpoint(folder / "preempted", lambda: all(host.poll() is None for host in hosts))
     hosts[1].terminate()
     wait(hosts)
     return folder
 
 
-def test_hosts_with_different_folders_are_an_error(cluster):
+def test_hosts_whose_folder_is_in_use_all_stop(cluster):
     assert [codes[0] for codes in statuses(cluster)] == [1, 1], logs(cluster)
+    assert logs(cluster).count(f"in_use is in use: process {os.getpid()} on ") == 1
+    assert logs(cluster).count("in_use: see its message") == 1 and not (cluster / "in_use").exists()
+
+
+def test_hosts_with_different_folders_are_an_error(cluster):
+    assert [codes[1] for codes in statuses(cluster)] == [1, 1], logs(cluster)
     assert logs(cluster).count("is not the same folder on all hosts") == 2
 
 
 def test_two_hosts_equal_one_process(cluster, tmp_path):
     """20 steps, four a call: weights, statistics, averages, optimizer; and the evaluation counts every image once."""
-    assert [codes[1] for codes in statuses(cluster)] == [0, 0], logs(cluster)
+    assert [codes[2] for codes in statuses(cluster)] == [0, 0], logs(cluster)
     assert run_main(**OPTIONS, model_dir=tmp_path, train_steps=20).status == 0
     assert_close(cluster / "finished", tmp_path, 1e-5)
     one, two = (json.loads((run / "results.json").read_text())["model"] for run in (tmp_path, cluster / "finished"))
@@ -108,7 +117,7 @@ def logged_steps(run):
 
 
 def test_sigterm_on_one_host_saves_a_checkpoint_and_stops_all(cluster):
-    assert [codes[2] for codes in statuses(cluster)] == [75, 75], logs(cluster)
+    assert [codes[3] for codes in statuses(cluster)] == [75, 75], logs(cluster)
     step = int(checkpoint_values(cluster / "preempted")[0].split("-")[1])
     assert logs(cluster).count(f"main.py: Preempted at step {step}. A checkpoint is saved.") == 2
 

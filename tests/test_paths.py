@@ -10,9 +10,10 @@ import tensorflow as tf
 from conftest import ROOT
 from support.scripts import run
 
+from keras_efficientnet.checkpoint_folder import CheckpointFolder
 from keras_efficientnet.datasets.sources import list_files
 from keras_efficientnet.evaluation.predictions import find_images
-from keras_efficientnet.files import split_paths, without_wildcards
+from keras_efficientnet.paths import split_paths, without_wildcards
 from keras_efficientnet.recipes import make_config
 from keras_efficientnet.runs import RunFolder, find_run
 from keras_efficientnet.runtimes.networks import load_saved_model
@@ -39,18 +40,18 @@ AWKWARD = [
 @pytest.mark.parametrize("name", AWKWARD)
 def test_checkpoints_are_written_found_read_and_removed_in_any_folder(tmp_path, name):
     value = tf.Variable(0)
-    checkpoint, folder = tf.train.Checkpoint(value=value), RunFolder(tmp_path / name)
+    checkpoint, folder = tf.train.Checkpoint(value=value), CheckpointFolder(tmp_path / name)
     for step in (2, 4, 6):
         value.assign(step)
-        folder.save_checkpoint(step, checkpoint.write, keep=2)
-    found = {path.name for path in folder.checkpoints.iterdir()}
+        folder.save(step, checkpoint.write, keep=2)
+    found = {path.name for path in folder.path.iterdir()}
     parts = ("data-00000-of-00001", "index")
     assert found == {"checkpoint", *(f"ckpt-{step}.{part}" for step in (4, 6) for part in parts)}
     value.assign(0)
-    with without_wildcards(folder.recover_checkpoints()) as path:
+    with without_wildcards(folder.recover()) as path:
         checkpoint.restore(path)
     assert value.numpy() == 6
-    assert list(folder.wait_for_checkpoints(timeout=0)) == [str(folder.checkpoints / "ckpt-6")]
+    assert list(folder.wait(timeout=0)) == [str(folder.path / "ckpt-6")]
 
 
 def test_a_saved_model_is_read_from_any_folder(tmp_path):

@@ -1,140 +1,129 @@
-"""The run folder: the latest complete checkpoint is found, whatever an interrupted copy or a crash left."""
+"""The run folder: one training at a time, and what cannot be written is named before the first step."""
+
+import os
+import re
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
 
 import pytest
-import tensorflow as tf
+from conftest import ROOT
+from support.runs import FAST, SMALL
 
+from keras_efficientnet import training
+from keras_efficientnet.recipes import make_config
 from keras_efficientnet.runs import RunFolder
 
-DATA = "ckpt-{}.data-00000-of-00001"
-VALUE = "value/.ATTRIBUTES/VARIABLE_VALUE"
+HOLD = """
+import sys
+from keras_efficientnet.runs import RunFolder
+with RunFolder(sys.argv[1]).lock():
+    print("locked", flush=True)
+    sys.stdin.read()
+"""
 
 
-def write(step):
-    """Returns a function that writes a checkpoint which holds its step a thousand times."""
-    return tf.train.Checkpoint(value=tf.Variable(tf.fill([1000], step))).write
+def hold(folder):
+    """Starts a process that locks a run folder until its input ends."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(folder)], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout.readline() == "locked\n"
+    return process
 
 
-def save(folder, *steps, keep=9):
-    for step in steps:
-        RunFolder(folder).save_checkpoint(step, write(step), keep)
+def test_a_second_training_in_a_folder_is_refused_and_told_who_trains_there(tmp_path):
+    start = time.time()
+    with hold(tmp_path / "run") as process:
+        before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+        for mode in ("train", "train_and_eval"):
+            with pytest.raises(
+                RuntimeError, match="/run is in use: process .* trains in it. Wait for its end, or"
+            ) as info:
+                training.run(make_config(model_dir=str(tmp_path / "run"), mode=mode, **FAST))
+        assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+        message = str(info.value)
+        assert f"process {process.pid} on {socket.gethostname()} since " in message
+        since = re.search(r"since (\S+ \S+ \S+) trains", message)[1]
+        assert abs(time.mktime(time.strptime(since, "%Y-%m-%d %H:%M:%S %z")) - start) < 60
+        process.stdin.close()
+    with RunFolder(tmp_path / "run").lock():
+        pass
 
 
-def step_of(path):
-    return None if path is None else int(tf.train.load_checkpoint(path).get_tensor(VALUE)[0])
+def test_a_lock_that_a_crash_left_does_not_block(tmp_path):
+    with hold(tmp_path) as process:
+        process.kill()
+    assert [path.name for path in tmp_path.iterdir()] == [".lock"]
+    with RunFolder(tmp_path).lock():
+        assert f"process {os.getpid()} on" in (tmp_path / ".lock").read_text()
+    assert not list(tmp_path.iterdir())
 
 
-def names(folder):
-    return sorted(path.name for path in (folder / "checkpoints").iterdir())
+def test_one_of_many_trainings_that_start_together_gets_the_folder(tmp_path):
+    """The lock is removed at the end of each: none may hold a file that is no longer there."""
+    inside, most, errors = [], [], []
+
+    def train():
+        for _ in range(50):
+            try:
+                with RunFolder(tmp_path).lock():
+                    inside.append(1)
+                    most.append(len(inside))
+                    time.sleep(0.0002)
+                    inside.pop()
+            except RuntimeError as error:
+                errors.append(str(error))
+
+    threads = [threading.Thread(target=train) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert set(most) == {1} and len(most) + len(errors) == 400
+    assert all("is in use: " in error for error in errors)
+
+
+def test_a_run_that_fails_at_once_leaves_no_folder(tmp_path):
+    with pytest.raises(FileNotFoundError, match="No files train-"):
+        training.run(make_config(model_dir=str(tmp_path / "run"), data_dir=str(tmp_path / "nowhere"), **SMALL))
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.fixture
-def saved(tmp_path):
-    """A run folder with three checkpoints."""
-    save(tmp_path, 2, 4, 10)
-    return tmp_path
+def read_only():
+    """A run folder that this process may read and not write, also if the user of the tests is root."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        (folder / "checkpoints").mkdir()
+        is_root = os.geteuid() == 0
+        for path in () if is_root else (folder, folder / "checkpoints"):
+            path.chmod(0o555)
+        os.seteuid(65534 if is_root else os.geteuid())
+        yield folder
+        os.seteuid(0 if is_root else os.geteuid())
+        folder.chmod(0o755)
 
 
-def test_tensorflow_finds_the_latest_checkpoint(saved):
-    """Its own functions read the file `checkpoint`."""
-    folder = str(saved / "checkpoints")
-    assert tf.train.latest_checkpoint(folder) == RunFolder(saved).latest_checkpoint() == f"{folder}/ckpt-10"
-    state = tf.train.get_checkpoint_state(folder)
-    assert state.all_model_checkpoint_paths == [f"{folder}/ckpt-{step}" for step in (2, 4, 10)]
+@pytest.mark.parametrize("mode", ["train", "train_and_eval", "eval", "preview", "predict"])
+def test_a_folder_that_cannot_be_written_is_named_before_the_data_are_read(read_only, mode):
+    call = {"preview": training.preview, "predict": training.predict}.get(mode, training.run)
+    options = {"mode": mode, "model_dir": str(read_only), "data_dir": "/nowhere"}
+    options |= {"images": __file__} if mode == "predict" else {}
+    with pytest.raises(OSError, match=f"{read_only} must be a folder that can be written: Permission denied. Allow it"):
+        call(make_config(**SMALL | options))
 
 
-STATES = {"lost": None, "empty": b"", "zeros": bytes(90), "bytes": b"\xff", "old": b'model_checkpoint_path: "ckpt-4"\n'}
-
-
-@pytest.mark.parametrize("state", STATES.values(), ids=STATES)
-def test_a_lost_or_damaged_list_of_checkpoints_loses_none(saved, state, caplog):
-    (saved / "checkpoints/checkpoint").unlink()
-    if state is not None:
-        (saved / "checkpoints/checkpoint").write_bytes(state)
-    assert step_of(RunFolder(saved).latest_checkpoint()) == 10
-    assert step_of(RunFolder(saved).recover_checkpoints()) == 10
-    assert "checkpoint does not name ckpt-10" in caplog.text
-    assert tf.train.latest_checkpoint(str(saved / "checkpoints")).endswith("ckpt-10")
-    caplog.clear()
-    RunFolder(saved).recover_checkpoints()
-    assert not caplog.text
-
-
-@pytest.mark.parametrize("file", [DATA, "ckpt-{}.index"])
-@pytest.mark.parametrize("damage", ["removed", "empty", "zeros", "cut", "changed"])
-def test_a_damaged_checkpoint_falls_back_to_the_one_before(saved, file, damage, caplog):
-    path = saved / "checkpoints" / file.format(10)
-    content = path.read_bytes()
-    changed = {"empty": b"", "zeros": bytes(len(content)), "cut": content[:-40]}
-    changed["changed"] = content[:20] + bytes([content[20] ^ 1]) + content[21:]
-    path.unlink() if damage == "removed" else path.write_bytes(changed[damage])
-    assert step_of(RunFolder(saved).recover_checkpoints()) == 4
-    assert "does not name ckpt-4" in caplog.text
-    is_listed = (file, damage) != ("ckpt-{}.index", "removed")
-    assert ("ckpt-10 is incomplete or damaged, and is not used: " in caplog.text) == is_listed
-
-
-def test_the_names_of_an_interrupted_copy_do_not_count(saved):
-    """They are those of rsync, of a browser and of Windows."""
-    for name in (".ckpt-12.index.Xa31fk", "ckpt-12.index.part", "ckpt-12 (1).index", "my-ckpt-12.index"):
-        (saved / "checkpoints" / name).write_bytes(b"")
-    assert step_of(RunFolder(saved).latest_checkpoint()) == 10
-
-
-@pytest.mark.parametrize("left", [["checkpoint"], [DATA.format(4)], ["ckpt-4.index"], ["ckpt-4.index", "checkpoint"]])
-def test_the_remains_of_a_run_do_not_start_it_again(saved, left):
-    for name in set(names(saved)) - set(left):
-        (saved / "checkpoints" / name).unlink()
-    with pytest.raises(ValueError, match="must hold a complete checkpoint.* Copy the folder again, or remove it to"):
-        RunFolder(saved).recover_checkpoints()
-
-
-def test_a_run_without_any_checkpoint_starts_from_step_0_and_says_so(saved, caplog):
-    assert RunFolder(saved / "new").recover_checkpoints() is None and not caplog.text
-    for name in names(saved):
-        (saved / "checkpoints" / name).unlink()
-    RunFolder(saved).write_options({})
-    assert RunFolder(saved).recover_checkpoints() is None
-    assert "There is no checkpoint in" in caplog.text and "the run starts from step 0" in caplog.text
-
-
-def test_a_kill_while_the_first_checkpoint_is_written_starts_the_run_again(tmp_path):
-    """TensorFlow moves the data out of its folder of parts, then writes the index, then removes the folder."""
-    save(tmp_path, 2)
-    (tmp_path / "checkpoints/ckpt-2_temp").mkdir()
-    (tmp_path / "checkpoints/ckpt-2_temp/part-00000-of-00001.index").touch()
-    for name in ("ckpt-2.index", "checkpoint"):
-        (tmp_path / "checkpoints" / name).unlink()
-    RunFolder(tmp_path).remove_incomplete_checkpoints()
-    assert names(tmp_path) == [] and RunFolder(tmp_path).recover_checkpoints() is None
-
-
-def test_a_kill_just_after_a_checkpoint_was_written_keeps_it(saved):
-    (saved / "checkpoints/ckpt-10_temp").mkdir()
-    RunFolder(saved).remove_incomplete_checkpoints()
-    assert step_of(RunFolder(saved).latest_checkpoint()) == 10 and "ckpt-10_temp" not in names(saved)
-
-
-def test_the_latest_checkpoints_are_kept_and_damaged_later_ones_do_not_count(saved):
-    (saved / "checkpoints" / DATA.format(10)).write_bytes(b"")
-    save(saved, 6, 8, keep=2)
-    assert [step_of(RunFolder(saved).latest_checkpoint()), *names(saved)] == [
-        8,
-        "checkpoint",
-        *(f"ckpt-{step}.{part}" for step in (10, 6, 8) for part in ("data-00000-of-00001", "index")),
-    ]
-    save(saved, 10, keep=2)
-    assert step_of(tf.train.latest_checkpoint(str(saved / "checkpoints"))) == 10 and len(names(saved)) == 5
-
-
-def test_waiting_gives_each_new_complete_checkpoint_once(saved, caplog):
-    steps = []
-    for path in RunFolder(saved).wait_for_checkpoints(timeout=0.2):
-        steps.append(step_of(path))
-        if len(steps) == 1:
-            save(saved, 12)
-            (saved / "checkpoints" / DATA.format(12)).write_bytes(b"")
-            save(saved, 11)
-        if len(steps) == 2:
-            save(saved, 14, 16, keep=1)
-    assert steps == [10, 11, 16] and caplog.text.count("incomplete or damaged") == 1
-    assert list(RunFolder(saved / "new").wait_for_checkpoints(timeout=0)) == []
+@pytest.mark.parametrize("name", ["run", "run/checkpoints", "run/archive", "run/new"])
+def test_a_file_in_the_place_of_a_folder_is_named(tmp_path, name):
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).touch()
+    folder = tmp_path / ("run/new/run" if name == "run/new" else "run")
+    message = "run/new/run cannot be created: Not a dir" if name == "run/new" else f"{name} .*(File exists|Not a dir)"
+    with pytest.raises(OSError, match=message):
+        training.run(make_config(model_dir=str(folder), **SMALL))

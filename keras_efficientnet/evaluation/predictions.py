@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from keras_efficientnet.files import split_paths
+from keras_efficientnet.paths import split_paths
 from keras_efficientnet.preprocessing import IMAGE_SUFFIXES
 
 

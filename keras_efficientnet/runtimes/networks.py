@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from keras_efficientnet.files import without_wildcards
+from keras_efficientnet.paths import without_wildcards
 
 THREADS = 2
 

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import functools
+import logging
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -12,11 +13,12 @@ import numpy as np
 import tensorflow as tf
 
 from keras_efficientnet.architectures import Variant, find_variant
+from keras_efficientnet.checkpoint_folder import CheckpointFolder
 from keras_efficientnet.config import TrainConfig
-from keras_efficientnet.files import without_wildcards
 from keras_efficientnet.layers import BatchNormalization
 from keras_efficientnet.models import make_model
 from keras_efficientnet.optimizers import make_learning_rate, make_optimizer
+from keras_efficientnet.paths import without_wildcards
 from keras_efficientnet.runs import RunFolder, run_of_checkpoint
 from keras_efficientnet.training.devices import is_chief
 from keras_efficientnet.weights.loading import load_weights, resolve_weights
@@ -98,7 +100,8 @@ class TrainState:
         self.batches_taken = tf.Variable(0, dtype=tf.int64, trainable=False, aggregation=first)
         self._fork_seeds()
         self._checkpoint = self._make_checkpoint()
-        self._run: Any = None  # the run folder: set by `restore`
+        self._run: Any = None  # the run folder and its checkpoints: set by `restore`
+        self._checkpoints: Any = None
 
     def _make_optimizer(self) -> keras.optimizers.Optimizer:
         optimizer = make_optimizer(self.config, self.learning_rate)
@@ -158,16 +161,19 @@ class TrainState:
                 path of the run.
             ValueError: the checkpoint or the weights are of another network.
         """
-        self._run = run
+        self._run, self._checkpoints = run, CheckpointFolder(run.checkpoints)
         with without_wildcards(run.checkpoints):
             pass  # raises before the first step if TensorFlow could not read the checkpoints afterwards
-        latest = run.recover_checkpoints() if is_chief(self.strategy) else run.latest_checkpoint()
+        latest = self._checkpoints.recover() if is_chief(self.strategy) else self._checkpoints.latest()
         if latest:
             _check_options(self.config, run)
             with without_wildcards(latest) as path:
                 self._checkpoint.restore(path).assert_consumed()
             self._fork_seeds()
-        elif self.config.weights:
+            return self.step
+        if run.is_run():
+            logging.warning(f"{run.path} holds a run without checkpoints: it starts again from step 0.")
+        if self.config.weights:
             source = resolve_weights(self.config.weights, model_name=self.config.model_name)
             load_weights(self.model, source.fetch() or self.config.weights, other_classes=True)
             self.average.set_weights(self.model.get_weights())
@@ -203,7 +209,7 @@ class TrainState:
             return
         self._run.write_options(dataclasses.asdict(self.config))
         self._checkpoint.save_counter.assign_add(1)  # creates it: TensorFlow expects it in what it restores
-        self._run.save_checkpoint(self.step, self.write, self.config.keep_checkpoints)
+        self._checkpoints.save(self.step, self.write, self.config.keep_checkpoints)
 
     def synchronize_statistics(self) -> None:
         """Replaces the batch normalization statistics of each replica by their mean, if the replicas differ."""

@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from keras_efficientnet.files import without_wildcards
+from keras_efficientnet.paths import without_wildcards
 from keras_efficientnet.weights.readers.lazy_array import LazyArray, report_damage
 
 AVERAGED = "/ExponentialMovingAverage"  # ending of an averaged variable's name
