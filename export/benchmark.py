@@ -17,14 +17,14 @@ from absl import flags
 FLAGS = flags.FLAGS
 flags.DEFINE_list("models", [], "Networks of this package, efficientnet-b0,..., with random weights.")
 flags.DEFINE_list("peers", [], "Networks of keras.applications, EfficientNetB0,ResNet152,..., converted plainly.")
-flags.DEFINE_list("files", [], "Files: .tflite, .onnx, .xml, .keras, or folders of SavedModels or of OpenVINO.")
+flags.DEFINE_string("files", "", "Files: .tflite, .onnx, .xml, .keras, or folders of SavedModels or of OpenVINO.")
 flags.DEFINE_list("formats", [], "Formats of the networks; by default all.")
 flags.DEFINE_list("threads", None, "Numbers of threads, 1,2 by default. Each process runs on as many cores.")
 flags.DEFINE_string("baseline", None, "Network or file to compare with, or NAME:FORMAT; by default the first.")
 flags.DEFINE_integer("rounds", 5, "Turns per file.", lower_bound=1)
 flags.DEFINE_integer("calls", 4, "Timed calls per turn.", lower_bound=1)
 flags.DEFINE_bool("processor_time", False, "Measure processor time instead of elapsed time, for busy machines.")
-flags.DEFINE_string("output", None, "Folder for latency.csv, latency.json and latency.png.")
+flags.DEFINE(command.PATH, "output", None, "Folder for latency.csv, latency.json and latency.png.")
 flags.DEFINE_bool("plot", False, "Plot latency against the accuracy of the published weights; needs --output.")
 flags.register_validator("threads", lambda numbers: all(map(str.isdigit, numbers or [])), "must be whole numbers: 1,2")
 
@@ -33,12 +33,13 @@ def main() -> list[str]:
     import tqdm
 
     from keras_efficientnet.benchmark.comparison import Comparison, compare_latencies
+    from keras_efficientnet.paths import split_paths
     from keras_efficientnet.runtimes.worker import default_threads
 
     comparison = Comparison(
         models=FLAGS.models,
         peers=FLAGS.peers,
-        files=FLAGS.files,
+        files=split_paths(FLAGS.files),
         formats=FLAGS.formats,
         threads=[int(number) for number in FLAGS.threads] if FLAGS.threads else default_threads(),
         baseline=FLAGS.baseline,

@@ -13,15 +13,25 @@ from absl import app, flags, logging
 USER_ERRORS = (ImportError, OSError, RuntimeError, ValueError)
 
 
+class PathParser(flags.ArgumentParser[str]):
+    """Expands `~` at the start of a path, as the shell does not after `--flag=`."""
+
+    def parse(self, argument: str) -> str:
+        return os.path.expanduser(argument)
+
+
+PATH = PathParser()
+
+
 def define_source_flags(output: str) -> None:
     """Defines the flags for a trained network and its exported file.
 
     Args:
         output: help of --output.
     """
-    flags.DEFINE_string("model", None, "The .keras file, or a run folder that has a model.keras.", required=True)
-    flags.DEFINE_string("output", None, output, required=True)
-    flags.DEFINE_string("labels", None, "Text file with one class name per line; by default that of the run.")
+    flags.DEFINE(PATH, "model", None, "The .keras file, or a run folder that has a model.keras.", required=True)
+    flags.DEFINE(PATH, "output", None, output, required=True)
+    flags.DEFINE(PATH, "labels", None, "Text file with one class name per line; by default that of the run.")
     flags.DEFINE_bool("overwrite", False, "Replace an existing export.")
 
 
@@ -32,7 +42,7 @@ def define_measurement_flags(least_agreement: str = "0.99 by default") -> None:
         least_agreement: the default of --least_agreement, in words.
     """
     images = "Images to measure on: image files, a folder of images, class folders or records, or sample."
-    flags.DEFINE_string("images", None, images)
+    flags.DEFINE(PATH, "images", None, images)
     flags.DEFINE_integer("image_count", 500, "Number of images to measure on, at most.", lower_bound=1)
     agreement = f"Required share of the images with the same predicted class; {least_agreement}."
     flags.DEFINE_float("least_agreement", None, agreement, lower_bound=0.0, upper_bound=1.0)

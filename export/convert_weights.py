@@ -18,9 +18,11 @@ if TYPE_CHECKING:
     from keras_efficientnet.export.weight_files import Converted
 
 FLAGS = flags.FLAGS
-flags.DEFINE_string("weights", None, "File or folder of weights, or the name of published weights.", required=True)
+flags.DEFINE(
+    command.PATH, "weights", None, "File or folder of weights, or the name of published weights.", required=True
+)
 flags.DEFINE_string("model_name", None, "The network, efficientnet-b0 or timm's name; a run names its own.")
-flags.DEFINE_string("output", None, "The file to write, or the folder of a SavedModel.", required=True)
+flags.DEFINE(command.PATH, "output", None, "The file to write, or the folder of a SavedModel.", required=True)
 flags.DEFINE_string(
     "source", None, "Origin of the weights (timm, torchvision, tf1, ...), if their names are ambiguous."
 )

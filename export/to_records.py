@@ -9,8 +9,8 @@ import command
 from absl import flags
 
 FLAGS = flags.FLAGS
-flags.DEFINE_string("folder", None, "The folder with the images, local or gs://.", required=True)
-flags.DEFINE_string("output", None, "The folder to write, local or gs://. Run again to resume.", required=True)
+flags.DEFINE(command.PATH, "folder", None, "The folder with the images, local or gs://.", required=True)
+flags.DEFINE(command.PATH, "output", None, "The folder to write, local or gs://. Run again to resume.", required=True)
 flags.DEFINE_integer("train_files", None, "Training files; by default with at most 1252 images each.", lower_bound=1)
 flags.DEFINE_integer("validation_files", None, "Validation files; by default at most 391 images each.", lower_bound=1)
 flags.DEFINE_integer("seed", 0, "Seed for the order of the training images.")

@@ -13,7 +13,9 @@ from absl import flags
 FLAGS = flags.FLAGS
 command.define_source_flags("The folder to write.")
 flags.adopt_module_key_flags(command)
-flags.DEFINE_string("runtime", None, "Folder with the packages from `npm pack`, for machines without internet access.")
+flags.DEFINE(
+    command.PATH, "runtime", None, "Folder with the packages from `npm pack`, for machines without internet access."
+)
 flags.DEFINE_string("title", None, "Title of the page.")
 
 

@@ -4,14 +4,22 @@ Defaults are the official recipe (tensorflow/tpu, models/official/efficientnet/m
 """
 
 import dataclasses
+import os
 from typing import Any, TypeVar
 
 Value = TypeVar("Value")
 
 
-def option(default: Value, help: str, *, choices: tuple[str, ...] | None = None, least: float | None = None) -> Value:
-    """Returns a field of `TrainConfig` with its default, its help text and its valid values."""
-    metadata = {"help": help, "choices": choices, "least": least}
+def option(
+    default: Value,
+    help: str,
+    *,
+    choices: tuple[str, ...] | None = None,
+    least: float | None = None,
+    is_path: bool = False,
+) -> Value:
+    """Returns a field of `TrainConfig`: default, help text and its valid values; `~` in a path is expanded."""
+    metadata = {"help": help, "choices": choices, "least": least, "is_path": is_path}
     return dataclasses.field(default=default, metadata=metadata)  # type: ignore[return-value]
 
 
@@ -56,6 +64,7 @@ class TrainConfig:
         None,
         "Weights to start from: a name such as imagenet or noisy-student, or a file in any format that load_weights "
         "reads. If the number of classes differs, the classifier starts from random values.",
+        is_path=True,
     )
     frozen_layers: str | None = option(
         None,
@@ -70,7 +79,7 @@ class TrainConfig:
         "ImageNet layout), folder (one subfolder per class), or a name in TensorFlow Datasets. Default: records if "
         "--data_dir is given, otherwise sample.",
     )
-    data_dir: str | None = option(None, "Folder of the data, local or gs://.")
+    data_dir: str | None = option(None, "Folder of the data, local or gs://.", is_path=True)
     holdout_shards: int | None = option(
         None,
         "Number of training files, counted from the first, to hold out: the run evaluates on them in place of "
@@ -151,6 +160,7 @@ class TrainConfig:
         None,
         "Run folder for checkpoints, logs and exports. Default: runs/MODEL_NAME. The same command resumes from its "
         "latest checkpoint.",
+        is_path=True,
     )
     images: str | None = option(
         None, "For --mode=predict: image files, folders and patterns such as dir/*.jpg, separated by commas."
@@ -244,6 +254,8 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
+            if field.metadata["is_path"] and getattr(self, field.name):
+                object.__setattr__(self, field.name, os.path.expanduser(getattr(self, field.name)))
             _check_field(field, getattr(self, field.name))
         if self.model_dir and "://" in self.model_dir:
             raise ValueError(f"`model_dir` must be a local folder. Received: model_dir={self.model_dir}")

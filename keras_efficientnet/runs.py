@@ -1,14 +1,18 @@
 """The run folder: the one module that knows which files a run has, where they are, and how to read them."""
 
+import contextlib
 import json
 import os
 import shutil
+import tempfile
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from keras_efficientnet.checkpoint_folder import CheckpointFolder
 from keras_efficientnet.files import write_json, write_text
+from keras_efficientnet.locks import LockedError, locking
 
 MODEL = "model.keras"
 
@@ -32,7 +36,7 @@ class RunFolder:
     """
 
     def __init__(self, path: str | os.PathLike[str]):
-        self.path = Path(path)
+        self.path = Path(path).expanduser()
         # options and class names
         self.config = self.path / "config.json"
         self.labels = self.path / "labels.txt"
@@ -58,6 +62,48 @@ class RunFolder:
     def __fspath__(self) -> str:
         """Returns the path, so that a run folder can be given where a path is expected."""
         return str(self.path)
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Keeps other trainings out of the folder. Creates it, and removes it at the end if it is empty.
+
+        Raises:
+            RuntimeError: another process trains in the folder.
+            OSError: the folder cannot be written.
+        """
+        existed = self.path.exists()
+        self.create()
+        try:
+            with locking(self.path / ".lock"):
+                yield
+        except LockedError as error:
+            raise RuntimeError(
+                f"{self.path} is in use: {error} trains in it. Wait for its end, or choose another `model_dir`."
+            ) from None
+        finally:
+            if not existed:
+                with contextlib.suppress(OSError):  # it is not empty
+                    self.path.rmdir()
+
+    def create(self) -> None:
+        """Creates the folder if it does not exist. Raises OSError if it cannot be written."""
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OSError(f"{self.path} cannot be created: {error.strerror}. Choose another `model_dir`.") from error
+        self.check_writable()
+
+    def check_writable(self) -> None:
+        """Raises OSError if the folder or one of its folders exists and cannot be written."""
+        for path in (self.path, self.checkpoints, self.archive, self.tensorboard, self.reports, self.saved_model):
+            try:
+                if path.exists():
+                    tempfile.TemporaryFile(dir=path).close()
+            except OSError as error:
+                raise OSError(
+                    f"{path} must be a folder that can be written: {error.strerror}. Allow it, or choose another "
+                    "`model_dir`."
+                ) from error
 
     def is_run(self) -> bool:
         """Returns whether the folder holds the options of a run."""
@@ -103,33 +149,17 @@ class RunFolder:
         return tuple(names)
 
     def latest_checkpoint(self) -> str | None:
-        """Returns the path of the latest checkpoint without `.index`, or None if there is none."""
-        import tensorflow as tf
-
-        return tf.train.latest_checkpoint(str(self.checkpoints))
+        """Returns the path of the latest complete checkpoint without `.index`; see `CheckpointFolder.latest`."""
+        return CheckpointFolder(self.checkpoints).latest()
 
     def find_checkpoint(self, *, best: bool) -> str | None:
         """Returns the path of the best or of the latest checkpoint without `.index`; None if there is no latest.
 
         Raises:
             FileNotFoundError: `best`, but no evaluation was kept.
+            ValueError: no checkpoint is complete.
         """
         return self.best_checkpoint() if best else self.latest_checkpoint()
-
-    def wait_for_checkpoints(self, timeout: float) -> Iterable[str]:
-        """Yields the path of each new checkpoint until none has appeared for `timeout` seconds."""
-        import tensorflow as tf
-
-        return tf.train.checkpoints_iterator(str(self.checkpoints), timeout=timeout)
-
-    def has_checkpoints(self) -> bool:
-        """Returns whether training has written a checkpoint."""
-        return (self.checkpoints / "checkpoint").is_file()
-
-    def remove_incomplete_checkpoints(self) -> None:
-        """Removes the temporary files of a process that was killed while it wrote a checkpoint."""
-        for leftover in self.checkpoints.glob("*_temp*"):
-            _remove(leftover)
 
     def find_best(self) -> dict[str, Any] | None:
         """Returns `step` and scores of the best checkpoint, or None if no evaluation was kept.
@@ -205,7 +235,7 @@ def find_run(path: str | os.PathLike[str] | None) -> RunFolder | None:
 
 def folder_of(path: str | os.PathLike[str] | None) -> RunFolder | None:
     """Returns the folder at `path`, or the folder of the `model.keras` at `path`; it may lack options."""
-    if path is None or Path(path).is_dir():
+    if path is None or Path(path).expanduser().is_dir():
         return RunFolder(path) if path else None
     return RunFolder(Path(path).parent) if Path(path).name == MODEL else None
 

@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 from support.runs import SMALL, checkpoint_names, checkpoint_values, run_main, start_mains
 
+from keras_efficientnet.runs import RunFolder
+
 pytestmark = pytest.mark.usefixtures("short_network")
 
 OPTIONS = SMALL | {"iterations_per_loop": 4, "dropout_rate": 0.0, "survival_prob": 1.0}
@@ -91,29 +93,37 @@ def logged_steps(run):
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory):
-    """Two hosts that call main.py twice: in different folders, and until a SIGTERM."""
+    """Two hosts that call main.py three times: in a folder in use, in different ones, and until a SIGTERM."""
     folder = tmp_path_factory.mktemp("hosts")
 
     def calls(index):
         apart = SMALL | {"model_dir": folder / f"apart{index}", "train_steps": 8, "mode": "train"}
-        return [apart, ENDLESS | {"model_dir": folder / "preempted"}]
+        return [SMALL | {"model_dir": folder / "in_use"}, apart, ENDLESS | {"model_dir": folder / "preempted"}]
 
-    hosts = start_hosts(folder, calls)
-    wait_for_checkpoint(folder / "preempted", lambda: all(host.poll() is None for host in hosts))
+    with RunFolder(folder / "in_use").lock():
+        hosts = start_hosts(folder, calls)
+        wait_for_checkpoint(folder / "preempted", lambda: all(host.poll() is None for host in hosts))
     hosts[1].terminate()
     wait(hosts)
     return folder
 
 
 @pytest.mark.slow
-def test_hosts_with_different_folders_are_an_error(cluster):
+def test_hosts_whose_folder_is_in_use_all_stop(cluster):
     assert [codes[0] for codes in statuses(cluster)] == [1, 1], logs(cluster)
+    assert logs(cluster).count(f"in_use is in use: process {os.getpid()} on ") == 1
+    assert logs(cluster).count("in_use: see its message") == 1 and not (cluster / "in_use").exists()
+
+
+@pytest.mark.slow
+def test_hosts_with_different_folders_are_an_error(cluster):
+    assert [codes[1] for codes in statuses(cluster)] == [1, 1], logs(cluster)
     assert logs(cluster).count("is not the same folder on all hosts") == 2
 
 
 @pytest.mark.slow
 def test_sigterm_on_one_host_saves_a_checkpoint_and_stops_all(cluster):
-    assert [codes[1] for codes in statuses(cluster)] == [75, 75], logs(cluster)
+    assert [codes[2] for codes in statuses(cluster)] == [75, 75], logs(cluster)
     step = int(checkpoint_values(cluster / "preempted")[0].split("-")[1])
     assert logs(cluster).count(f"main.py: Preempted at step {step}. A checkpoint is saved.") == 2
 

@@ -174,8 +174,8 @@ def sample_images(folder):
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """The folder of a run of a small network, with its validation digits as files; and its results."""
-    folder = tmp_path_factory.mktemp("predictions")
-    (folder / "digits").mkdir()
+    folder = tmp_path_factory.mktemp("predictions") / "exp [1], *?%é"  # any name will do
+    (folder / "digits").mkdir(parents=True)
     sample_images(folder / "digits")
     options = SMALL | {"train_batch_size": 32, "moving_average_decay": 0.9, "export": True}
     options |= {"base_learning_rate": 0.1, "lr_warmup_epochs": 0.0}

@@ -25,7 +25,7 @@ def contents(folder):
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """18 training and 6 validation images; their names count from 0 in each class."""
-    folder = tmp_path_factory.mktemp("images")
+    folder = tmp_path_factory.mktemp("images") / "[1], *?"  # any name will do
     write_folder(folder / "train", [f"n{number:02d}" for number in range(9)], 2)
     write_folder(folder / "validation", [f"n{number:02d}" for number in range(0, 6)], 1)
     return folder

@@ -165,7 +165,7 @@ def test_twenty_kills_at_random_moments_change_nothing(tmp_path):
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """A finished run of 20 steps, and its results."""
-    folder = tmp_path_factory.mktemp("training")
+    folder = tmp_path_factory.mktemp("training") / "exp [1], *?%é"  # any name will do
     return folder, training.run(make_config(model_dir=str(folder), train_steps=20, **SMALL))
 
 
@@ -174,6 +174,16 @@ def test_evaluating_a_finished_run_gives_the_scores_of_its_training(trained):
     again = training.run(make_config(model_dir=str(folder), mode="eval"))
     assert again["model"] == results["model"] and again["steps"] == 20
     assert again["model"]["images"] == 355
+
+
+def test_a_run_that_lost_its_list_of_checkpoints_resumes(trained, tmp_path):
+    """As an interrupted copy leaves it; a run that began anew would also rewrite the log."""
+    folder = shutil.copytree(trained[0], tmp_path / "run")
+    (folder / "checkpoints/checkpoint").unlink()
+    log = (folder / "log.jsonl").read_bytes()
+    results = training.run(make_config(model_dir=str(folder), train_steps=20, mode="train", **FAST))
+    assert results == {name: trained[1][name] for name in ("seconds", "steps")}
+    assert (folder / "log.jsonl").read_bytes() == log
 
 
 def test_resuming_with_another_network_is_an_error(trained):

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 import tensorflow as tf
 
 from keras_efficientnet.config import TrainConfig
-from keras_efficientnet.datasets.sources import Seed, Source, shuffle
+from keras_efficientnet.datasets.sources import Seed, Source, list_files, shuffle
 
 FEATURES = {
     "image/encoded": tf.io.FixedLenFeature((), tf.string),
@@ -32,7 +32,7 @@ LABEL_FILE = "labels.txt"  # class names, one per line, beside the records
 
 def find_files(folder: str, split: str) -> list[str]:
     """Returns the files of a split, sorted. Raises FileNotFoundError if there are none."""
-    files = sorted(tf.io.gfile.glob(os.path.join(folder, f"{split}-*")))
+    files = list_files(folder, f"{split}-*")
     if not files:
         raise FileNotFoundError(
             f"No files {split}-* in {folder!r}. `data_dir` must be a folder of TFRecords named "

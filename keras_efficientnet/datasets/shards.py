@@ -24,6 +24,7 @@ from keras_efficientnet.datasets import class_folders
 from keras_efficientnet.datasets.class_folders import ImageFiles
 from keras_efficientnet.datasets.damage import is_corrupt
 from keras_efficientnet.datasets.records import FIRST_LABEL, LABEL_FILE
+from keras_efficientnet.datasets.sources import list_files
 from keras_efficientnet.files import replacing
 
 IMAGES_PER_FILE = {"train": 1252, "validation": 391}  # at most; gives ImageNet its 1024 and 128 files
@@ -113,7 +114,7 @@ def _check_options(output: str, shards: Sequence[Shard], options: Mapping[str, A
     text = json.dumps(made_from, indent=2) + "\n"
     path = os.path.join(output, OPTIONS)
     existing = _read_text(path)
-    if existing is None and tf.io.gfile.glob(os.path.join(output, "*-of-*")):
+    if existing is None and list_files(output, "*-of-*"):
         raise ValueError(f"{output} holds records without {OPTIONS}, made by another program. Choose another `output`.")
     if existing not in (None, text):
         raise ValueError(f"{output} holds records of other images or options. Choose another `output`, or delete it.")
@@ -146,7 +147,7 @@ def _replacing(path: str) -> Iterator[str]:
 
 def _remove_leftovers(output: str) -> None:
     """Removes the temporary files of killed processes: those that nobody has written to for an hour."""
-    for path in tf.io.gfile.glob(os.path.join(output, ".*-of-*.*")):
+    for path in list_files(output, ".*-of-*.*"):
         if time.time() - tf.io.gfile.stat(path).mtime_nsec / 1e9 > LEFTOVER_AGE:
             tf.io.gfile.rmtree(path) if tf.io.gfile.isdir(path) else tf.io.gfile.remove(path)
 

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from keras_efficientnet.paths import split_paths
 from keras_efficientnet.preprocessing import IMAGE_SUFFIXES
 
 
@@ -24,13 +25,14 @@ def find_images(paths: str) -> list[str]:
     """Returns the files that a list of files, folders and patterns names, without duplicates.
 
     Args:
-        paths: separated by commas. A folder stands for its image files, sorted; `**` in a pattern matches any folders.
+        paths: separated by commas; one that exists is taken literally. A folder stands for its image files, sorted;
+            `**` in a pattern matches any folders.
 
     Raises:
         FileNotFoundError: a file does not exist, or a folder or pattern has no image files.
     """
     files = []
-    for path in filter(None, map(str.strip, paths.split(","))):
+    for path in split_paths(paths):
         found = _find(path)
         if not found:
             raise FileNotFoundError(
@@ -44,7 +46,11 @@ def find_images(paths: str) -> list[str]:
 def _find(path: str) -> list[str]:
     if os.path.isdir(path):
         return sorted(str(file) for file in Path(path).iterdir() if file.suffix.lower() in IMAGE_SUFFIXES)
-    return [path] if os.path.isfile(path) else sorted(filter(os.path.isfile, glob.glob(path, recursive=True)))
+    if os.path.isfile(path):
+        return [path]
+    folder = next((parent for parent in Path(path).parents if parent.is_dir()), Path())  # is taken literally, too
+    pattern = os.path.join(glob.escape(str(folder)), os.path.relpath(path, folder)) if folder != Path() else path
+    return sorted(filter(os.path.isfile, glob.glob(pattern, recursive=True)))
 
 
 def predict_files(

@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from keras_efficientnet.paths import without_wildcards
+
 THREADS = 2
 
 
@@ -66,7 +68,8 @@ def load_saved_model(path: str | Path, threads: int | None = None) -> Network:
         threads: threads of TensorFlow, which must not have computed anything yet; None leaves its setting as it is.
     """
     tf = _start_tensorflow(threads)
-    loaded = tf.saved_model.load(str(path))
+    with without_wildcards(path) as plain:
+        loaded = tf.saved_model.load(plain)
     serve = loaded.signatures["serving_default"]
     [(name, spec)] = serve.structured_input_signature[1].items()
     outputs = serve.structured_outputs

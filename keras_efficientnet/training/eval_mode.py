@@ -5,6 +5,7 @@ from typing import Any, cast
 
 import tensorflow as tf
 
+from keras_efficientnet.checkpoint_folder import CheckpointFolder
 from keras_efficientnet.config import TrainConfig
 from keras_efficientnet.datasets import Data
 from keras_efficientnet.datasets.damage import report_broken
@@ -72,6 +73,6 @@ def evaluate_checkpoints(state: TrainState, data: Data) -> dict[str, Any]:
 def _find_checkpoints(config: TrainConfig, folder: RunFolder) -> Iterable[str]:
     """Returns the paths of the checkpoints to evaluate: one, or with `eval_timeout` each new one."""
     if config.eval_timeout is not None:
-        return folder.wait_for_checkpoints(config.eval_timeout)
+        return CheckpointFolder(folder.checkpoints).wait(config.eval_timeout)
     path = folder.find_checkpoint(best=config.prefers_best)
     return [path] if path else []

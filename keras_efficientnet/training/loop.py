@@ -4,6 +4,7 @@ The loop is our own: Keras 3's `fit` fails on several workers and with several s
 (github.com/keras-team/keras/issues/20585). Model and optimizer are plain Keras.
 """
 
+import contextlib
 import dataclasses
 import logging
 import math
@@ -16,6 +17,7 @@ import tensorflow as tf
 from tqdm import tqdm
 
 from keras_efficientnet.augmentation.mixing import make_mixing, mix_batches
+from keras_efficientnet.checkpoint_folder import CheckpointFolder
 from keras_efficientnet.config import TrainConfig
 from keras_efficientnet.datasets import Data, make_datasets
 from keras_efficientnet.datasets.damage import report_broken
@@ -50,9 +52,35 @@ def run(config: TrainConfig) -> dict[str, Any]:
     Raises:
         ValueError: an option, a data file or a checkpoint is invalid; the message says what to do.
         FileNotFoundError: there are no data, or nothing to evaluate.
+        OSError: the run folder cannot be written.
+        RuntimeError: another process trains in the run folder.
         Preempted: the run was stopped, or lost a host. The same call resumes it.
     """
     strategy = make_strategy(config)  # before anything else uses a device
+    folder = RunFolder(config.directory)
+    if config.mode == "eval":  # beside a training
+        folder.check_writable()
+        return _run(config, strategy)
+    with _locking(folder, strategy):
+        return _run(config, strategy)
+
+
+@contextlib.contextmanager
+def _locking(folder: RunFolder, strategy: tf.distribute.Strategy) -> Iterator[None]:
+    """Locks the run folder on the chief. Raises on all hosts if it cannot."""
+    with contextlib.ExitStack() as stack:
+        refusal = None
+        if is_chief(strategy):
+            try:
+                stack.enter_context(folder.lock())
+            except (OSError, RuntimeError) as error:
+                refusal = error
+        if broadcast_from_chief(strategy, int(refusal is not None)):
+            raise refusal or RuntimeError(f"The chief host cannot train in {folder.path}: see its message.")
+        yield
+
+
+def _run(config: TrainConfig, strategy: tf.distribute.Strategy) -> dict[str, Any]:
     keras.utils.set_random_seed(config.seed)
     variant = make_variant(config)
     data = make_datasets(config, variant)
@@ -110,7 +138,9 @@ class Trainer:
         self.folder = RunFolder(state.config.directory)
         self._is_chief = is_chief(state.strategy)
         self._evaluate_average = bind_evaluator(state, data)
-        check_shared(state.strategy, self.folder.path)
+        if self._is_chief:
+            CheckpointFolder(self.folder.checkpoints).remove_incomplete()
+        check_shared(state.strategy, self.folder.path)  # other hosts wait here until the chief has cleaned up
         step = state.restore(self.folder)
         self.history = History(self.folder, step, writes=self._is_chief)
         if self._is_chief:

@@ -31,9 +31,11 @@ def predict(config: TrainConfig) -> list[Prediction]:
 
     Raises:
         FileNotFoundError: there are no such images, or no network.
+        OSError: the run folder cannot be written.
         ValueError: the checkpoint is of another network, or the number of class names is not that of its classes.
     """
     folder, files = RunFolder(config.directory), find_images(config.images or "")
+    folder.check_writable()
     model = _load_network(config, folder)
     names = folder.class_names(model.output_shape[-1])
     read = make_reader(config, make_variant(config)._replace(resolution=model.input_shape[1]))

@@ -44,14 +44,17 @@ def preview(config: TrainConfig) -> Path:
 
     Raises:
         FileNotFoundError: there are no data.
+        OSError: the run folder cannot be written.
         ValueError: an option or a data file is invalid.
     """
     train_config = dataclasses.replace(config, mode="train", use_best=False, early_stopping_evaluations=None)
+    folder = RunFolder(config.directory)
+    folder.check_writable()
     data = make_datasets(train_config, make_variant(config))
-    path = RunFolder(config.directory).preview
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save_figure(draw(make_sheet(config, data), data.display_names), path)
-    return path
+    figure = draw(make_sheet(config, data), data.display_names)
+    folder.create()
+    save_figure(figure, folder.preview)
+    return folder.preview
 
 
 def make_sheet(config: TrainConfig, data: Data) -> Sheet:

@@ -3,9 +3,9 @@
 import contextlib
 import dataclasses
 import functools
+import logging
 import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import keras
@@ -13,10 +13,12 @@ import numpy as np
 import tensorflow as tf
 
 from keras_efficientnet.architectures import Variant, find_variant
+from keras_efficientnet.checkpoint_folder import CheckpointFolder
 from keras_efficientnet.config import TrainConfig
 from keras_efficientnet.layers import BatchNormalization
 from keras_efficientnet.models import make_model
 from keras_efficientnet.optimizers import make_learning_rate, make_optimizer
+from keras_efficientnet.paths import without_wildcards
 from keras_efficientnet.runs import RunFolder, run_of_checkpoint
 from keras_efficientnet.training.devices import is_chief
 from keras_efficientnet.weights.loading import load_weights, resolve_weights
@@ -98,7 +100,8 @@ class TrainState:
         self.batches_taken = tf.Variable(0, dtype=tf.int64, trainable=False, aggregation=first)
         self._fork_seeds()
         self._checkpoint = self._make_checkpoint()
-        self._manager: Any = None  # needs the run folder: set by `restore`
+        self._run: Any = None  # the run folder and its checkpoints: set by `restore`
+        self._checkpoints: Any = None
 
     def _make_optimizer(self) -> keras.optimizers.Optimizer:
         optimizer = make_optimizer(self.config, self.learning_rate)
@@ -154,17 +157,23 @@ class TrainState:
         """Restores the latest checkpoint of a run, or else loads the weights to start from; returns the step.
 
         Raises:
-            OSError: the weights to start from do not exist, or could not be downloaded.
+            OSError: the weights to start from do not exist, or could not be downloaded; or TensorFlow cannot read the
+                path of the run.
             ValueError: the checkpoint or the weights are of another network.
         """
-        if is_chief(self.strategy):
-            run.remove_incomplete_checkpoints()
-        self._manager = tf.train.CheckpointManager(self._checkpoint, str(run.checkpoints), self.config.keep_checkpoints)
-        if self._manager.latest_checkpoint:
+        self._run, self._checkpoints = run, CheckpointFolder(run.checkpoints)
+        with without_wildcards(run.checkpoints):
+            pass  # raises before the first step if TensorFlow could not read the checkpoints afterwards
+        latest = self._checkpoints.recover() if is_chief(self.strategy) else self._checkpoints.latest()
+        if latest:
             _check_options(self.config, run)
-            self._checkpoint.restore(self._manager.latest_checkpoint).assert_consumed()
+            with without_wildcards(latest) as path:
+                self._checkpoint.restore(path).assert_consumed()
             self._fork_seeds()
-        elif self.config.weights:
+            return self.step
+        if run.is_run():
+            logging.warning(f"{run.path} holds a run without checkpoints: it starts again from step 0.")
+        if self.config.weights:
             source = resolve_weights(self.config.weights, model_name=self.config.model_name)
             load_weights(self.model, source.fetch() or self.config.weights, other_classes=True)
             self.average.set_weights(self.model.get_weights())
@@ -178,7 +187,8 @@ class TrainState:
             tf.errors.NotFoundError: the checkpoint was removed.
         """
         _check_options(self.config, run_of_checkpoint(path))
-        self._checkpoint.restore(path).expect_partial()  # with another dropout, the seeds differ
+        with without_wildcards(path) as plain:
+            self._checkpoint.restore(plain).expect_partial()  # with another dropout, the seeds differ
 
     def write(self, path: str) -> None:
         """Writes a checkpoint to a given path."""
@@ -197,8 +207,9 @@ class TrainState:
                 raise ValueError(divergence_message("network returns values that are not finite", self.step))
         if not is_chief(self.strategy):
             return
-        RunFolder(Path(self._manager.directory).parent).write_options(dataclasses.asdict(self.config))
-        self._manager.save(checkpoint_number=self.step)
+        self._run.write_options(dataclasses.asdict(self.config))
+        self._checkpoint.save_counter.assign_add(1)  # creates it: TensorFlow expects it in what it restores
+        self._checkpoints.save(self.step, self.write, self.config.keep_checkpoints)
 
     def synchronize_statistics(self) -> None:
         """Replaces the batch normalization statistics of each replica by their mean, if the replicas differ."""
@@ -243,7 +254,8 @@ def load_classifier(config: TrainConfig, path: str) -> keras.Model:
     model = _make_classifier(config, make_variant(config))
     table = tf.train.Checkpoint(**{v.path: v.value for v in model.weights})
     part = "average" if config.moving_average_decay > 0 else "model"
-    tf.train.Checkpoint(**{part: table}).restore(path).assert_existing_objects_matched().expect_partial()
+    with without_wildcards(path) as plain:
+        tf.train.Checkpoint(**{part: table}).restore(plain).assert_existing_objects_matched().expect_partial()
     return model
 
 

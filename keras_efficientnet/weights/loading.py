@@ -155,7 +155,9 @@ def find_file(source: str | os.PathLike[str]) -> Path:
         ValueError: the run has no checkpoint.
     """
     path = Path(source)
-    run = RunFolder(path)
+    run, parent = RunFolder(path), RunFolder(path.parent)
+    if parent.is_run() and path == parent.checkpoints:
+        return Path(parent.latest_checkpoint() or path)
     return _find_in_run(run) if run.is_run() and not (path / "model.weights.h5").is_file() else path
 
 
@@ -163,8 +165,9 @@ def _find_in_run(run):
     """Returns the checkpoint of a run that evaluation uses, else its exported model."""
     if make_config(mode="eval", model_dir=str(run.path)).prefers_best:
         return Path(run.best_checkpoint())
-    if run.has_checkpoints():
-        return run.checkpoints
+    checkpoint = run.latest_checkpoint()
+    if checkpoint:
+        return Path(checkpoint)
     if run.model.is_file():
         return run.model
     raise ValueError(f"The run in {run.path} has neither a checkpoint nor a {run.model.name}. Train it first.")

@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from keras_efficientnet.paths import without_wildcards
 from keras_efficientnet.weights.readers.lazy_array import LazyArray, report_damage
 
 AVERAGED = "/ExponentialMovingAverage"  # ending of an averaged variable's name
@@ -34,18 +35,19 @@ def open_checkpoint(prefix: str, *, average: bool = True) -> Iterator[dict[str, 
                 raise OSError(error.message) from error
 
     path = Path(prefix)
-    with reading():
-        reader = tf.train.load_checkpoint(prefix)
-        shapes, dtypes = reader.get_variable_to_shape_map(), reader.get_variable_to_dtype_map()
+    with without_wildcards(prefix) as plain:
+        with reading():
+            reader = tf.train.load_checkpoint(plain)
+            shapes, dtypes = reader.get_variable_to_shape_map(), reader.get_variable_to_dtype_map()
 
-    def make_array(key):
-        def read():
-            with reading():
-                return reader.get_tensor(key)
+        def make_array(key):
+            def read():
+                with reading():
+                    return reader.get_tensor(key)
 
-        return LazyArray(tuple(shapes[key]), dtypes[key].as_numpy_dtype, read)
+            return LazyArray(tuple(shapes[key]), dtypes[key].as_numpy_dtype, read)
 
-    yield {name: make_array(key) for name, key in _select_keys(shapes, average).items()}
+        yield {name: make_array(key) for name, key in _select_keys(shapes, average).items()}
 
 
 def _select_keys(keys, average):
