@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 from tqdm import tqdm
 
+from keras_efficientnet import decoding
 from keras_efficientnet.datasets import class_folders
 from keras_efficientnet.datasets.class_folders import ImageFiles
 from keras_efficientnet.datasets.damage import is_corrupt
@@ -195,7 +196,8 @@ def to_record(path: str, label: int, name: str, keep_png: bool = False) -> bytes
     try:
         data, height, width = (data, *_decoder()(data)[0].shape[:2]) if keeps else _to_jpeg(data)
     except tf.errors.InvalidArgumentError as error:
-        raise ValueError(f"{path} holds no valid JPEG, PNG, WebP or BMP. Repair or remove it.") from error
+        fault = decoding.explain(data) or "holds no valid JPEG, PNG, WebP or BMP"
+        raise ValueError(f"{path} {fault}. Repair or remove it.") from error
     features = {
         "image/class/label": label + FIRST_LABEL,
         "image/class/synset": name,
@@ -226,7 +228,7 @@ def _decoder() -> Callable[[bytes], tuple[tf.Tensor, tf.Tensor]]:
     @tf.function(input_signature=[tf.TensorSpec((), tf.string)])
     def decode(data: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         with tf.control_dependencies([tf.debugging.Assert(~is_corrupt(data), ["a corrupt JPEG"])]):
-            image = tf.io.decode_image(data, channels=3, expand_animations=False)
+            image = decoding.decode(data)
         return image, tf.cond(tf.io.is_jpeg(data), lambda: tf.image.extract_jpeg_shape(data)[2], lambda: 0)
 
     return decode
