@@ -135,7 +135,7 @@ def _decode_window(data: tf.Tensor | bytes, seed: tf.Tensor, choose_window: Call
 
 def _central_window(shape: tf.Tensor, size: int, crop_fraction: float | None) -> tf.Tensor:
     fraction = size / (size + CROP_PADDING) if crop_fraction is None else crop_fraction
-    side = tf.cast(fraction * tf.cast(tf.reduce_min(shape), tf.float32), tf.int32)
+    side = tf.maximum(tf.cast(fraction * tf.cast(tf.reduce_min(shape), tf.float32), tf.int32), 1)
     return tf.concat([(shape - side + 1) // 2, tf.fill([2], side)], axis=0)
 
 
