@@ -26,6 +26,7 @@ from keras_efficientnet.datasets.class_folders import ImageFiles
 from keras_efficientnet.datasets.damage import is_corrupt
 from keras_efficientnet.datasets.records import FIRST_LABEL, LABEL_FILE
 from keras_efficientnet.files import replacing
+from keras_efficientnet.labels import check_names
 
 IMAGES_PER_FILE = {"train": 1252, "validation": 391}  # at most; gives ImageNet its 1024 and 128 files
 QUALITY = 100  # of the JPEGs that replace other formats
@@ -68,10 +69,11 @@ def write_records(
 
     Raises:
         FileNotFoundError: there is no such folder.
-        ValueError: it has no class folders, an image cannot be decoded, a file would be empty, or `output` holds
-            records of other images or options.
+        ValueError: it has no class folders, a class name is not one line, an image cannot be decoded, a file would be
+            empty, or `output` holds records of other images or options.
     """
     splits = class_folders.find_splits(folder)
+    check_names(splits["train"].names, f"{folder}, class")
     wanted = {"train": train_files, "validation": validation_files}
     shards = [shard for split in splits for shard in _plan(split, splits[split], output, wanted[split], seed)]
     tf.io.gfile.makedirs(output)
