@@ -99,7 +99,8 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def save_figure(figure: "Figure", path: Path) -> None:
-    """Writes a figure of matplotlib as a PNG, complete or not at all."""
+    """Writes a figure of matplotlib as a PNG, complete or not at all. Its texts are no formulas, whatever they hold."""
+    _show_dollars(figure)
     stream = io.BytesIO()
     figure.savefig(stream, format="png", dpi=120)
     write_bytes(path, stream.getvalue())
@@ -110,6 +111,18 @@ def count_bytes(path: str | os.PathLike[str]) -> int:
     path = Path(path)
     files = path.rglob("*") if path.is_dir() else [path]
     return sum(file.stat().st_size for file in files if file.is_file())
+
+
+def _show_dollars(figure: "Figure") -> None:
+    """Keeps matplotlib from taking text between dollar signs for a formula, except on logarithmic axes."""
+    from matplotlib.text import Text
+    from matplotlib.ticker import LogFormatter
+
+    axes = [axis for each in figure.axes for axis in (each.xaxis, each.yaxis)]
+    powers = [axis for axis in axes if isinstance(axis.get_major_formatter(), LogFormatter)]
+    formulas = {label for axis in powers for label in axis.get_ticklabels(which="both")}
+    for text in set(figure.findobj(Text)) - formulas:
+        text.set_parse_math(False)
 
 
 def _find_aside(target, is_ours) -> Path:

@@ -10,8 +10,8 @@ import tensorflow as tf
 
 from keras_efficientnet.architectures import Variant
 from keras_efficientnet.config import TrainConfig
+from keras_efficientnet.decoding import check_size, decode
 
-IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".webp")  # of files that can be decoded; case is ignored
 CROP_PADDING = 32  # pixels that the evaluation crop leaves out at the resolution of the network
 CROP_AREA = (0.08, 1.0)  # share of the image, in training; Szegedy et al. 2014, arxiv.org/abs/1409.4842
 CROP_RATIO = (3 / 4, 4 / 3)  # width / height
@@ -50,7 +50,7 @@ def image_for_evaluation(
     """Decodes an image, crops its centre and resizes it.
 
     Args:
-        data: an encoded JPEG, PNG, GIF, BMP or WebP, a string scalar.
+        data: an encoded JPEG, PNG, GIF, BMP or WebP of at most 2**27 pixels, a string scalar.
         size: side of the result, in pixels.
         crop_fraction: share of the shorter side to keep, in (0, 1]; size / (size + 32) by default.
         interpolation: "bicubic" or "bilinear", without antialiasing, as in the official code.
@@ -121,11 +121,12 @@ def _decode_window(data: tf.Tensor | bytes, seed: tf.Tensor, choose_window: Call
     """
 
     def decode_jpeg():
-        window = choose_window(tf.image.extract_jpeg_shape(data)[:2], seed)
-        return tf.image.decode_and_crop_jpeg(data, window, channels=3)
+        shape = tf.image.extract_jpeg_shape(data)[:2]
+        window = choose_window(shape, seed)
+        return tf.image.decode_and_crop_jpeg(check_size(data, shape), window, channels=3)
 
     def decode_other():
-        image = tf.io.decode_image(data, channels=3, expand_animations=False)
+        image = decode(data)
         top, left, height, width = tf.unstack(choose_window(tf.shape(image)[:2], seed))
         return image[top : top + height, left : left + width]
 
@@ -134,7 +135,7 @@ def _decode_window(data: tf.Tensor | bytes, seed: tf.Tensor, choose_window: Call
 
 def _central_window(shape: tf.Tensor, size: int, crop_fraction: float | None) -> tf.Tensor:
     fraction = size / (size + CROP_PADDING) if crop_fraction is None else crop_fraction
-    side = tf.cast(fraction * tf.cast(tf.reduce_min(shape), tf.float32), tf.int32)
+    side = tf.maximum(tf.cast(fraction * tf.cast(tf.reduce_min(shape), tf.float32), tf.int32), 1)
     return tf.concat([(shape - side + 1) // 2, tf.fill([2], side)], axis=0)
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from keras_efficientnet.checkpoint_folder import CheckpointFolder
 from keras_efficientnet.files import write_json, write_text
+from keras_efficientnet.labels import read_labels
 from keras_efficientnet.locks import LockedError, locking
 
 MODEL = "model.keras"
@@ -128,7 +129,7 @@ class RunFolder:
         write_json(self.config, options)
 
     def read_labels(self) -> list[str] | None:
-        """Returns the class names, or None if the run has none. Raises ValueError if the file is not text."""
+        """Returns the class names, or None if the run has none. Raises ValueError if the file has other content."""
         return read_labels(self.labels) if self.labels.is_file() else None
 
     def write_labels(self, class_names: Sequence[str]) -> None:
@@ -243,21 +244,6 @@ def folder_of(path: str | os.PathLike[str] | None) -> RunFolder | None:
 def run_of_checkpoint(path: str) -> RunFolder:
     """Returns the run that a checkpoint in `checkpoints/` or `archive/` belongs to."""
     return RunFolder(Path(path).parent.parent)
-
-
-def read_labels(path: str | os.PathLike[str]) -> list[str]:
-    """Returns the class names in a text file with one name per line.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is not UTF-8 text.
-    """
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"There is no file {str(path)!r} with the names of the classes.")
-    try:
-        return Path(path).read_text("utf-8-sig").splitlines()  # Windows writes a byte-order mark
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} must be UTF-8 text with one class name per line: {error}") from error
 
 
 def _read_object(path: Path, hint: str = "") -> dict[str, Any]:

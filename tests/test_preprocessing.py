@@ -1,6 +1,7 @@
 """Compares with golden/preprocessing.npz, made by the official code on TensorFlow 1.15 from synthetic JPEGs."""
 
 import io
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -82,6 +83,24 @@ def test_central_window_equals_the_official_code(size):
     for side, (top, left, crop) in zip(GOLDEN["sides"], GOLDEN[f"windows/{size}"], strict=True):
         window = preprocessing._central_window(tf.constant([side, 2 * side + 1]), size, None)
         assert window.numpy().tolist() == [top, left, crop, crop]
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "BMP", "WEBP"])
+def test_image_of_a_few_pixels_is_cropped_to_at_least_one(kind):
+    """A plain image stays plain, whatever its crop."""
+    read = tf.function(
+        lambda data, seed: (
+            image_for_evaluation(data, 8),
+            image_for_training(data, 8, seed, random_crop=True, random_flip=True),
+            image_for_training(data, 8, seed, random_crop=False, random_flip=False, crop_fraction=0.1),
+        ),
+        input_signature=[tf.TensorSpec((), tf.string), tf.TensorSpec(2, tf.int32)],
+    )
+    for size in itertools.product((1, 2, 3, 40), repeat=2):
+        stream = io.BytesIO()
+        Image.new("RGB", size, (120, 120, 120)).save(stream, kind)
+        for image in read(stream.getvalue(), SEED):
+            np.testing.assert_allclose(image, 120, atol=2)
 
 
 def test_crop_fraction_one_keeps_the_complete_image():

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT
-from support.runs import FAST, SMALL
+from support.runs import SMALL
 
 from keras_efficientnet import training
 from keras_efficientnet.recipes import make_config
@@ -44,7 +44,7 @@ def test_a_second_training_in_a_folder_is_refused_and_told_who_trains_there(tmp_
             with pytest.raises(
                 RuntimeError, match="/run is in use: process .* trains in it. Wait for its end, or"
             ) as info:
-                training.run(make_config(model_dir=str(tmp_path / "run"), mode=mode, **FAST))
+                training.run(make_config(model_dir=str(tmp_path / "run"), mode=mode, **SMALL))
         assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
         message = str(info.value)
         assert f"process {process.pid} on {socket.gethostname()} since " in message

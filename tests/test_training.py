@@ -181,7 +181,7 @@ def test_a_run_that_lost_its_list_of_checkpoints_resumes(trained, tmp_path):
     folder = shutil.copytree(trained[0], tmp_path / "run")
     (folder / "checkpoints/checkpoint").unlink()
     log = (folder / "log.jsonl").read_bytes()
-    results = training.run(make_config(model_dir=str(folder), train_steps=20, mode="train", **FAST))
+    results = training.run(make_config(model_dir=str(folder), train_steps=20, mode="train", **SMALL))
     assert results == {name: trained[1][name] for name in ("seconds", "steps")}
     assert (folder / "log.jsonl").read_bytes() == log
 

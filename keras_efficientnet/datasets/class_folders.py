@@ -7,7 +7,7 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from keras_efficientnet.datasets.sources import Seed, Source
-from keras_efficientnet.preprocessing import IMAGE_SUFFIXES
+from keras_efficientnet.decoding import IMAGE_SUFFIXES
 
 SPLITS = {"train": ("train", "training"), "validation": ("validation", "valid", "val", "test")}
 HELD_OUT = 10  # without a validation folder, every tenth image of a class, by name, is held out for validation

@@ -12,6 +12,7 @@ from typing import Any
 import tensorflow as tf
 
 from keras_efficientnet.datasets.sources import Source
+from keras_efficientnet.decoding import decode, find_fault, is_too_large
 
 ERRORS = (  # raised by a pipeline for broken data
     tf.errors.InvalidArgumentError,
@@ -71,7 +72,7 @@ def _depends_on_filler(data: tf.Tensor | bytes) -> tf.Tensor:
         is_plain = tf.reduce_all(images[0] == images[0][:1, :1])
         return needs_more | (tf.reduce_all(images[0] == images[2]) & ~is_plain)
 
-    return tf.cond((shape[0] - 1) % BLOCK > 0, compare, lambda: tf.constant(False))
+    return tf.cond(((shape[0] - 1) % BLOCK > 0) & ~is_too_large(shape[:2]), compare, lambda: tf.constant(False))
 
 
 def _has_stray_marker(data: tf.Tensor | bytes) -> tf.Tensor:
@@ -141,12 +142,14 @@ def describe(source: Source, name: tf.Tensor, *item: tf.Tensor) -> tf.Tensor:
     data, label, loaded = _attempt(lambda: (*source.load(*item), True), fallback=(b"", tf.constant(0, tf.int64), False))
     first, last = source.first_label, source.first_label + source.classes - 1
     received = tf.strings.as_string(label + first)
+    fault = _attempt(lambda: find_fault(data), fallback=tf.constant(""))
     checks = (
         (loaded, source.fault(*item)),
         (
             (label >= 0) & (label < source.classes),
             tf.strings.join(["has label ", received, f"; for {source.classes} classes it must be {first} to {last}"]),
         ),
+        (fault == "", fault),
         (~_attempt(lambda: is_corrupt(data), fallback=tf.constant(False)), "holds a corrupt JPEG"),
         (_decodes(data), "holds no image that can be decoded: JPEG, PNG, GIF, BMP or WebP"),
     )
@@ -157,11 +160,7 @@ def describe(source: Source, name: tf.Tensor, *item: tf.Tensor) -> tf.Tensor:
 
 
 def _decodes(data: tf.Tensor) -> tf.Tensor:
-    def decode():
-        image = tf.io.decode_image(data, channels=3, expand_animations=False)
-        return tf.size(image) > 0
-
-    return _attempt(decode, fallback=tf.constant(False))
+    return _attempt(lambda: tf.size(decode(data)) > 0, fallback=tf.constant(False))
 
 
 def _attempt(function: Callable[[], Any], fallback: Any) -> Any:

@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from keras_efficientnet.config import TrainConfig
 from keras_efficientnet.datasets.sources import Seed, Source, list_files, shuffle
+from keras_efficientnet.labels import read_labels
 
 FEATURES = {
     "image/encoded": tf.io.FixedLenFeature((), tf.string),
@@ -65,12 +66,19 @@ def find_splits(folder: str, config: TrainConfig) -> tuple[list[str], list[str]]
 
 
 def class_names(folder: str, classes: int | None) -> tuple[str, ...] | None:
-    """Returns the lines of the label file, or None if there is none; 1001 `classes` add the name of the background."""
+    """Returns the class names of the label file, or None if there is none.
+
+    Args:
+        folder: may have a label file.
+        classes: number of classes, if the options tell; 1001 add the name of the background.
+
+    Raises:
+        ValueError: the file is not UTF-8 text with one class name per line.
+    """
     path = os.path.join(folder, LABEL_FILE)
     if not tf.io.gfile.exists(path):
         return None
-    with tf.io.gfile.GFile(path) as file:
-        names = tuple(file.read().splitlines())
+    names = tuple(read_labels(path))
     return ("background", *names) if classes == WITH_BACKGROUND == len(names) + 1 else names
 
 

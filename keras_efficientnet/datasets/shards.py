@@ -20,12 +20,14 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 from tqdm import tqdm
 
+from keras_efficientnet import decoding
 from keras_efficientnet.datasets import class_folders
 from keras_efficientnet.datasets.class_folders import ImageFiles
 from keras_efficientnet.datasets.damage import is_corrupt
 from keras_efficientnet.datasets.records import FIRST_LABEL, LABEL_FILE
 from keras_efficientnet.datasets.sources import list_files
 from keras_efficientnet.files import replacing
+from keras_efficientnet.labels import check_names
 
 IMAGES_PER_FILE = {"train": 1252, "validation": 391}  # at most; gives ImageNet its 1024 and 128 files
 QUALITY = 100  # of the JPEGs that replace other formats
@@ -68,10 +70,11 @@ def write_records(
 
     Raises:
         FileNotFoundError: there is no such folder.
-        ValueError: it has no class folders, an image cannot be decoded, a file would be empty, or `output` holds
-            records of other images or options.
+        ValueError: it has no class folders, a class name is not one line, an image cannot be decoded, a file would be
+            empty, or `output` holds records of other images or options.
     """
     splits = class_folders.find_splits(folder)
+    check_names(splits["train"].names, f"{folder}, class")
     wanted = {"train": train_files, "validation": validation_files}
     shards = [shard for split in splits for shard in _plan(split, splits[split], output, wanted[split], seed)]
     tf.io.gfile.makedirs(output)
@@ -196,7 +199,8 @@ def to_record(path: str, label: int, name: str, keep_png: bool = False) -> bytes
     try:
         data, height, width = (data, *_decoder()(data)[0].shape[:2]) if keeps else _to_jpeg(data)
     except tf.errors.InvalidArgumentError as error:
-        raise ValueError(f"{path} holds no valid JPEG, PNG, WebP or BMP. Repair or remove it.") from error
+        fault = decoding.explain(data) or "holds no valid JPEG, PNG, WebP or BMP"
+        raise ValueError(f"{path} {fault}. Repair or remove it.") from error
     features = {
         "image/class/label": label + FIRST_LABEL,
         "image/class/synset": name,
@@ -227,7 +231,7 @@ def _decoder() -> Callable[[bytes], tuple[tf.Tensor, tf.Tensor]]:
     @tf.function(input_signature=[tf.TensorSpec((), tf.string)])
     def decode(data: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         with tf.control_dependencies([tf.debugging.Assert(~is_corrupt(data), ["a corrupt JPEG"])]):
-            image = tf.io.decode_image(data, channels=3, expand_animations=False)
+            image = decoding.decode(data)
         return image, tf.cond(tf.io.is_jpeg(data), lambda: tf.image.extract_jpeg_shape(data)[2], lambda: 0)
 
     return decode

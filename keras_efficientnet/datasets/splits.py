@@ -11,6 +11,7 @@ from keras_efficientnet.config import TrainConfig
 from keras_efficientnet.datasets import catalog, class_folders, records
 from keras_efficientnet.datasets.sources import Source, list_files
 from keras_efficientnet.datasets.transfer import TRANSFER
+from keras_efficientnet.labels import check_names
 
 Split = TypeVar("Split")
 DEFAULT_CLASSES = 1000  # if neither the data nor the options tell
@@ -30,9 +31,11 @@ def open_splits(config: TrainConfig) -> tuple[ClassNames, int, Splits]:
 
     Raises:
         FileNotFoundError: there are no such files.
-        ValueError: a file is cut off, options contradict each other, or the data have other classes than the options.
+        ValueError: a file is cut off, a class name cannot be exported, options contradict each other, or the data have
+            other classes than the options.
     """
     names, open_them = _find(config)
+    check_names(names or (), f"{config.data_dir or config.dataset}, class")
     classes = _count_classes(names, config.num_label_classes)
     return names, classes, open_them(dataclasses.replace(config, num_label_classes=classes))
 

@@ -9,8 +9,8 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from keras_efficientnet.decoding import IMAGE_SUFFIXES, explain
 from keras_efficientnet.paths import split_paths
-from keras_efficientnet.preprocessing import IMAGE_SUFFIXES
 
 
 class Prediction(NamedTuple):
@@ -92,8 +92,9 @@ def _likeliest(probabilities: np.ndarray, class_names: Sequence[str], top: int) 
 def _read(file: str, read: Callable[[bytes], tf.Tensor]) -> tf.Tensor | str:
     """Returns the pixels of a file, or why it could not be read."""
     try:
-        return read(Path(file).read_bytes())
+        data = Path(file).read_bytes()
+        return read(data)
     except tf.errors.OpError:  # TensorFlow's message is about its operations
-        return "cannot be decoded as BMP, GIF, JPEG, PNG or WebP"
+        return explain(data) or "cannot be decoded as BMP, GIF, JPEG, PNG or WebP"
     except OSError as error:
         return f"cannot be read: {error.strerror}"

@@ -37,7 +37,8 @@ from keras_efficientnet.export.tflite import to_tflite
 from keras_efficientnet.export.web import to_web
 from keras_efficientnet.export.workflow import export_file, export_page
 from keras_efficientnet.files import RejectedFileError, check_target, count_bytes, replacing
-from keras_efficientnet.runs import find_labels, read_labels
+from keras_efficientnet.labels import read_labels
+from keras_efficientnet.runs import find_labels
 from keras_efficientnet.runtimes.networks import Network, load_onnx, load_openvino, load_saved_model, load_tflite
 
 __all__ = [

@@ -12,6 +12,7 @@ import tensorflow as tf
 from keras_efficientnet.architectures import find_variant
 from keras_efficientnet.datasets import make_datasets
 from keras_efficientnet.datasets.sources import list_files
+from keras_efficientnet.decoding import explain
 from keras_efficientnet.evaluation.predictions import find_images
 from keras_efficientnet.export.agreement import images_for
 from keras_efficientnet.export.pixels import find_resampling
@@ -125,8 +126,10 @@ def _find_data_options(source):
 def _read_files(files, reader, count):
     pixels = []
     for file in files[:count]:
+        data = Path(file).read_bytes()
         try:
-            pixels.append(reader(Path(file).read_bytes()).numpy())
+            pixels.append(reader(data).numpy())
         except tf.errors.OpError:
-            raise ValueError(f"{file} is not a valid BMP, GIF, JPEG, PNG or WebP image. Leave it out.") from None
+            fault = explain(data) or "is not a valid BMP, GIF, JPEG, PNG or WebP image"
+            raise ValueError(f"{file} {fault}. Leave it out.") from None
     return Images(pixels=np.stack(pixels), labels=None, origin=f"{len(pixels)} images given")

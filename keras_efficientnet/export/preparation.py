@@ -11,6 +11,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_efficientnet.labels import check_names
 from keras_efficientnet.runs import RunFolder
 
 MODEL_FILES = (b"PK\x03\x04", b"\x89HDF")  # how files start that models are exported from: .keras (a zip), HDF5
@@ -94,8 +95,7 @@ def check_labels(model: keras.Model, labels: Sequence[str] | None) -> None:
     classes = model.output_shape[-1]
     if len(labels) != classes:
         raise ValueError(f"`labels` must name the {classes} classes of {model.name}. Received: {len(labels)} names.")
-    if any(label.splitlines() != [label] for label in labels):
-        raise ValueError(f"Each of `labels` must be one line of text. Received: {labels}")
+    check_names(labels, "`labels`, name")
 
 
 def is_exported_file(path: Path) -> bool:

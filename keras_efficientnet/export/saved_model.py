@@ -7,8 +7,8 @@ width, channels] from 0 to 255, to probabilities [batch, classes]. It has `varia
 The signatures are for TensorFlow Serving and similar servers:
 
 - `serving_default` takes `inputs`, the same pixels.
-- `image_bytes` takes `image_bytes`, strings [batch]: each a JPEG, PNG, GIF or BMP of any size, which is cropped and
-  resized as in evaluation. A broken image fails the call.
+- `image_bytes` takes `image_bytes`, strings [batch]: each a JPEG, PNG, GIF, BMP or WebP of at most 2**27 pixels, which
+  is cropped and resized as in evaluation. A broken image fails the call.
 
 Both give `probabilities`, float32 [batch, classes]; `classes`, int32 [batch], the most probable class; `top_5_classes`,
 int32 [batch, 5], `top_5_probabilities` and, with labels, `top_5_labels`, strings: the most probable class first. With

@@ -16,7 +16,8 @@ from keras_efficientnet.export.saved_model import make_features
 from keras_efficientnet.export.tflite import CALIBRATED
 from keras_efficientnet.export.web import to_web
 from keras_efficientnet.files import check_target, count_bytes
-from keras_efficientnet.runs import RunFolder, find_labels, find_run, read_labels
+from keras_efficientnet.labels import read_labels
+from keras_efficientnet.runs import RunFolder, find_labels, find_run
 
 CALIBRATION_IMAGES = 200
 LEAST_AGREEMENT_INTEGER = 0.97  # for files that compute in whole numbers
