@@ -3,7 +3,7 @@
 import math
 import re
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import keras
@@ -39,7 +39,8 @@ def fill(
         The names in the file of the arrays that were used.
 
     Raises:
-        ValueError: names, shapes, types or padding do not match, or the numbers cannot be read.
+        ValueError: names, shapes, types or padding do not match, or the numbers cannot be read or are not finite, or a
+            variance is negative.
     """
     pairs = list(pair_variables(model, origin))
     padding_message = check_padding(model, origin, source, requested)
@@ -55,16 +56,58 @@ def fill(
     changes = {key: change for each in (classifier, *stems) for key, change in each.changes.items()}
     for pair in pairs:
         _check_shape(pair, found[pair.key], changes, model, source)
-    for pair in pairs:  # reads everything once, so that an unreadable array leaves the model unchanged
-        np.asarray(found[pair.key])
+    # reads everything once, so that an array that cannot be used leaves the model unchanged
+    check_numbers(((keys[pair.key], pair.variable, _to_ours(pair, found, changes)) for pair in pairs), source)
     for message in (padding_message, classifier.message, *(stem.message for stem in stems)):
         if message:  # before filling: a warning may be an error
             warnings.warn(message, stacklevel=4)
     for pair in pairs:
-        array = pair.to_ours(found[pair.key])
-        array = changes[pair.key](array) if pair.key in changes else array
-        pair.variable.assign(array.astype(pair.variable.dtype, copy=False))
+        pair.variable.assign(_to_ours(pair, found, changes).astype(pair.variable.dtype, copy=False))
     return [keys[pair.key] for pair in pairs]
+
+
+def check_numbers(rows: Iterable[tuple[str, keras.Variable, np.ndarray]], source: str) -> None:
+    """Checks the numbers of weights, before any variable gets them.
+
+    Args:
+        rows: name, variable and new value of each array.
+        source: name of the file in messages.
+
+    Raises:
+        ValueError: a value is NaN or infinite, or becomes infinite in the type of its variable, or a variance is
+            negative; the message names the arrays and counts the values.
+    """
+    faults = [f"{name} ({fault})" for name, variable, array in rows if (fault := _describe_fault(variable, array))]
+    if faults:
+        more = f" and {len(faults) - MAX_NAMES} more arrays" if len(faults) > MAX_NAMES else ""
+        raise ValueError(
+            f"{source} has values that no network can use: {', '.join(faults[:MAX_NAMES])}{more}. The file is damaged, "
+            "or its training diverged: use an earlier checkpoint or another file."
+        )
+
+
+def _describe_fault(variable, array):
+    """Returns how many values of an array are of no use, and why; an empty string if there are none."""
+    with np.errstate(over="ignore"):
+        finite = np.isfinite(array.astype(variable.dtype, copy=False))
+    is_variance = variable.name.endswith("variance")
+    if finite.all() and not (is_variance and (array < 0).any()):
+        return ""
+    counts = {
+        "NaN": np.isnan(array),
+        "infinite": np.isinf(array),
+        f"too large for {variable.dtype}": np.isfinite(array) & ~finite,
+        "negative variances": np.isfinite(array) & (array < 0) & is_variance,
+    }
+    found = ", ".join(f"{np.count_nonzero(where):,} {kind}" for kind, where in counts.items() if where.any())
+    return f"{found}, of {array.size:,} values"
+
+
+def _to_ours(pair, found, changes):
+    """Returns an array of the file in our layout, adapted to the network."""
+    array = pair.to_ours(found[pair.key])
+    with np.errstate(over="ignore", invalid="ignore"):  # `check_numbers` counts what is not finite
+        return changes[pair.key](array) if pair.key in changes else array
 
 
 def extract(model: keras.Model, origin: Origin) -> Iterator[tuple[Pair, np.ndarray]]:
