@@ -63,34 +63,52 @@ def _unpack(path):
 
 def _read(h5, path):
     root = _open(h5, "model_weights") if _has(h5, "model_weights") else h5  # in an .h5 file with a model
-    layers = _layers_of_keras_2(root) if "layer_names" in root.attrs else _layers_of_keras_3(h5)
-    arrays = {}
-    for layer, variables in layers:
-        for leaf, dataset in variables.items():
-            if f"{layer}/{leaf}" in arrays:
-                raise ValueError(f"it has {layer}/{leaf} twice")
-            arrays[f"{layer}/{leaf}"] = _make_array(dataset, path)
+    arrays: dict[str, LazyArray] = {}
+    for name, dataset in _variables_of_keras_2(root) if "layer_names" in root.attrs else _variables_of_keras_3(h5):
+        if name in arrays:
+            raise ValueError(f"it has {name} twice")
+        arrays[name] = _make_array(dataset, path)
+    if not arrays:
+        raise ValueError("it has no layers with weights")
     return arrays
 
 
-def _layers_of_keras_3(h5):
-    layers = _open(h5, "layers")
-    for group in (_open(layers, name) for name in layers):
-        variables = _open(group, "vars") if _has(group, "vars") else ()
-        if not len(variables):
-            continue
-        if "name" not in variables.attrs:
+def _variables_of_keras_3(h5):
+    """Yields "layer/variable" and its dataset; "model/layer/variable" in a model inside the model."""
+    seen: set[int] = set()
+    for key in h5:
+        if key not in ("vars", "optimizer"):
+            yield from _variables_in(_open(h5, key), "", seen)
+
+
+def _variables_in(group, prefix, seen):
+    """Yields the variables of a layer and of the layers in it, or of the layers in a list. Visits no group twice."""
+    address = h5py.h5o.get_info(group.id).addr
+    if address in seen:
+        raise ValueError(f"{group.name} in it is also another group, which Keras never writes")
+    seen.add(address)
+    if _has(group, "vars"):
+        variables = _open(group, "vars")
+        if len(variables) and "name" not in variables.attrs:
             raise ValueError("its layers have no names, as before Keras 3.6. Load it with Keras and save it again")
-        leaves = LEAVES.get(len(variables), range(len(variables)))
-        yield _text(variables.attrs["name"]), {leaf: _open(variables, str(index)) for index, leaf in enumerate(leaves)}
+        prefix += f"{_text(variables.attrs.get('name', ''))}/"
+        for index, leaf in enumerate(LEAVES.get(len(variables), range(len(variables)))):
+            yield f"{prefix}{leaf}", _open(variables, str(index))
+    for key in group:
+        if key != "vars":
+            yield from _variables_in(_open(group, key), prefix, seen)
 
 
-def _layers_of_keras_2(root):
+def _variables_of_keras_2(root):
+    """Yields as `_variables_of_keras_3`. A model inside the model has one group, whose variables name their layers."""
     for layer in map(_text, root.attrs["layer_names"]):
         group = _open(root, layer)
         names = [_text(name) for name in group.attrs["weight_names"]]
-        leaves = [name.rpartition("/")[2].partition(":")[0].replace("depthwise_kernel", "kernel") for name in names]
-        yield layer, {leaf: _open(group, name) for leaf, name in zip(leaves, names, strict=True)}
+        layers = {name.rpartition("/")[0] for name in names}
+        for name in names:
+            inner, _, leaf = name.partition(":")[0].replace("depthwise_kernel", "kernel").rpartition("/")
+            prefix = layer if len(layers) == 1 else f"{layer}/{inner.rpartition('/')[2]}"
+            yield f"{prefix}/{leaf}", _open(group, name)
 
 
 def _open(group, path):
