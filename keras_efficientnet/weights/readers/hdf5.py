@@ -16,7 +16,9 @@ from keras_efficientnet.weights.readers.lazy_array import LazyArray, report_dama
 WEIGHTS_IN_KERAS_FILE = "model.weights.h5"
 KERAS_HUB = ("model.weights.h5", "task.weights.h5")  # the backbone; its classifier, if it has one
 KIND = "a complete .weights.h5 or .keras file of Keras 3, nor an .h5 file of Keras 2"
-MAX_UNPACKED = 20  # times the size of a .keras file. Keras does not compress it; compression saves about a tenth
+CONFIG_IN_KERAS_FILE = "config.json"
+MAX_UNPACKED = 20  # times its size in the file. Keras does not compress; compression saves about a tenth of weights
+MAX_SMALL = 2**22  # bytes that anything may unpack to: a configuration is text, which compresses well
 LEAVES = {  # names of a layer's variables by their number: Keras 3 writes only indices
     1: ("kernel",),
     2: ("kernel", "bias"),
@@ -39,6 +41,42 @@ def open_h5(path: Path) -> Iterator[dict[str, LazyArray]]:
         yield arrays
 
 
+def check_model_file(path: Path) -> None:
+    """Checks a `.keras` or `.h5` file with a model before Keras reads it.
+
+    Raises:
+        ValueError: the file is cut off or of another kind, would take far more memory than its size, or has parts in
+            other files.
+    """
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            for name in (CONFIG_IN_KERAS_FILE, WEIGHTS_IN_KERAS_FILE):
+                if name not in archive.namelist():
+                    raise ValueError(f"it has no {name}")
+        with _unpack(path) as file, h5py.File(file, "r") as h5:
+            _check_groups(h5, set())
+    elif h5py.is_hdf5(path):
+        with h5py.File(path, "r") as h5:
+            if "model_config" not in h5.attrs:
+                raise ValueError("it holds weights alone: build their network and call load_weights")
+            _check_groups(h5, set())
+    elif not path.stat().st_size:
+        raise ValueError("it is empty")
+    else:
+        raise ValueError("it is cut off, or neither a zip archive nor HDF5")
+
+
+def _check_groups(group, seen):
+    """Checks everything in a group: Keras reads arrays before it compares their shapes."""
+    _check_new(group, seen)
+    for key in group:
+        entry = _open(group, key)
+        if isinstance(entry, h5py.Group):
+            _check_groups(entry, seen)
+        else:
+            _check_size(entry.name, entry.nbytes, entry.id.get_storage_size())
+
+
 @contextlib.contextmanager
 def open_preset(folder: Path) -> Iterator[dict[str, LazyArray]]:
     """Opens the arrays of a folder written by keras-hub's `save_to_preset`; raises like `open_h5`."""
@@ -54,11 +92,27 @@ def open_preset(folder: Path) -> Iterator[dict[str, LazyArray]]:
 def _unpack(path):
     """Unpacks the weights of a `.keras` file to a temporary file; zipfile checks their checksum."""
     with tempfile.TemporaryFile() as file:
-        with zipfile.ZipFile(path) as archive, archive.open(WEIGHTS_IN_KERAS_FILE) as source:
-            if archive.getinfo(WEIGHTS_IN_KERAS_FILE).file_size > MAX_UNPACKED * path.stat().st_size:
-                raise ValueError(f"its weights would unpack to over {MAX_UNPACKED} times its size")
-            shutil.copyfileobj(source, file, 2**20)
+        with zipfile.ZipFile(path) as archive:
+            for entry in archive.infolist():
+                what = "weights" if entry.filename == WEIGHTS_IN_KERAS_FILE else entry.filename
+                _check_size(what, entry.file_size, entry.compress_size)
+            with archive.open(WEIGHTS_IN_KERAS_FILE) as source:
+                shutil.copyfileobj(source, file, 2**20)
         yield file
+
+
+def _check_size(what, size, stored):
+    """Raises ValueError for data that compression or a fill value makes far smaller in the file than in memory."""
+    if size > max(MAX_SMALL, MAX_UNPACKED * stored):
+        raise ValueError(f"its {what} would unpack to over {MAX_UNPACKED} times its size")
+
+
+def _check_new(group, seen):
+    """Raises ValueError for a group that was visited before: groups in each other have paths without end."""
+    address = h5py.h5o.get_info(group.id).addr
+    if address in seen:
+        raise ValueError(f"{group.name} in it is also another group, which Keras never writes")
+    seen.add(address)
 
 
 def _read(h5, path):
@@ -83,10 +137,7 @@ def _variables_of_keras_3(h5):
 
 def _variables_in(group, prefix, seen):
     """Yields the variables of a layer and of the layers in it, or of the layers in a list. Visits no group twice."""
-    address = h5py.h5o.get_info(group.id).addr
-    if address in seen:
-        raise ValueError(f"{group.name} in it is also another group, which Keras never writes")
-    seen.add(address)
+    _check_new(group, seen)
     if _has(group, "vars"):
         variables = _open(group, "vars")
         if len(variables) and "name" not in variables.attrs:
