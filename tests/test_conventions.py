@@ -65,6 +65,7 @@ PRIVATE_NAMES: dict[str, set[str]] = {  # module -> private names of other libra
     "keras_efficientnet/training/state": {"_all_reduce_sum_gradients"},  # the step sums gradients itself, to clip them
 }
 ALLOWED_RUN_NAMES = {
+    ("config.json", "config.json"),  # also in a .keras file
     ("labels.txt", "labels.txt"),  # also in a SavedModel, in a TFLite file and on the web page
     ("model.tflite", "model.tflite"),  # also on the web page
 }

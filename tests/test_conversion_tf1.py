@@ -122,7 +122,7 @@ def test_a_checkpoint_is_found_by_any_of_its_files(tiny, tiny_arrays, saved, end
 
 def test_a_checkpoint_with_two_networks_is_refused(tiny, tiny_arrays):
     double = {key.replace("b0", "b1"): array for key, array in tiny_arrays.items()}
-    with pytest.raises(ValueError, match="The checkpoint holds several networks: .* and .*. Save one"):
+    with pytest.raises(ValueError, match="The file holds several networks: .* and .*. Save one"):
         registry.convert(models.make_model(tiny, classes=10), tiny_arrays | double)
 
 

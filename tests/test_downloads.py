@@ -1,10 +1,16 @@
 """Downloads from a real local server whose files are complete, wrong, truncated or missing."""
 
 import hashlib
+import os
+import signal
+import subprocess
+import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+from conftest import ROOT
 from support.servers import Server
 
 from keras_efficientnet.weights.downloads import download
@@ -103,7 +109,88 @@ def test_concurrent_downloads_all_get_the_complete_file(server, fetch, tmp_path)
         for path in list(pool.map(lambda _: fetch(), range(3))):
             assert path.read_bytes() == CONTENT
     assert names(tmp_path) == [NAME]
-    assert sorted(str(asked) for _, _, asked in server.requests[1:]) == ["None", "None", "bytes=1500000-"]
+    assert [asked for _, _, asked in server.requests[1:]] == ["bytes=1500000-"]  # the others wait for the first
+
+
+DOWNLOAD = """
+import sys, pathlib
+from keras_efficientnet.weights.downloads import download
+download(sys.argv[1], pathlib.Path(sys.argv[2]))
+"""
+
+
+def test_a_killed_download_resumes_and_leaves_no_other_files(server, fetch, tmp_path):
+    server.pause = 60  # in the middle of the answer
+    command = [sys.executable, "-c", DOWNLOAD, f"{server.url}/weights/{NAME}", str(tmp_path / "models")]
+    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL)
+    partial = tmp_path / f"models/{NAME}.partial"
+    while not (partial.is_file() and partial.stat().st_size >= 2**20):
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    begun = partial.stat().st_size
+    server.pause = 0
+    assert fetch().read_bytes() == CONTENT
+    assert [asked for _, _, asked in server.requests] == [None, f"bytes={begun}-"]
+    assert names(tmp_path) == [NAME]
+
+
+def test_what_earlier_versions_left_is_continued_and_deleted(server, fetch, tmp_path):
+    (tmp_path / "models").mkdir()
+    for digit, size in zip("abc", (1000, 2_000_000, 0), strict=True):
+        (tmp_path / f"models/{NAME}.{digit * 32}.partial").write_bytes(CONTENT[:size])
+    (tmp_path / "models/other.pth.partial").write_bytes(b"of another file")
+    assert fetch().read_bytes() == CONTENT
+    assert [asked for _, _, asked in server.requests] == ["bytes=2000000-"]
+    assert names(tmp_path) == [NAME, "other.pth.partial"]
+
+
+def test_a_download_that_was_killed_before_it_was_moved_is_not_repeated(server, fetch, tmp_path):
+    (tmp_path / "models").mkdir()
+    (tmp_path / f"models/{NAME}.partial").write_bytes(CONTENT)
+    assert fetch().read_bytes() == CONTENT
+    assert not server.requests
+
+
+@pytest.mark.parametrize("end", ["", ".partial"])
+@pytest.mark.parametrize("kind", ["folder", "link", "pipe"])
+def test_anything_but_a_file_in_the_place_of_the_download_is_refused(server, fetch, tmp_path, kind, end):
+    (tmp_path / "models").mkdir()
+    place, victim = tmp_path / f"models/{NAME}{end}", tmp_path / "victim"
+    victim.write_bytes(b"precious")
+    {"folder": place.mkdir, "link": lambda: place.symlink_to(victim), "pipe": lambda: os.mkfifo(place)}[kind]()
+    with pytest.raises(FileExistsError, match=rf"{NAME}{end} is a {kind}.*, in the place of the file to download. Mov"):
+        fetch()
+    assert victim.read_bytes() == b"precious" and not server.requests
+
+
+def test_a_link_to_the_complete_file_is_used(fetch, tmp_path):
+    (tmp_path / "shared.pth").write_bytes(CONTENT)
+    (tmp_path / "models").mkdir()
+    (tmp_path / f"models/{NAME}").symlink_to(tmp_path / "shared.pth")
+    assert fetch().read_bytes() == CONTENT
+
+
+def test_a_redirect_to_another_web_address_is_followed(server, fetch):
+    server.files["/other"] = CONTENT
+    server.redirects[f"/weights/{NAME}"] = f"{server.url}/other"
+    assert fetch().read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("address", ["file:///etc/hostname", "ftp://127.0.0.1/x", "data:,x"])
+def test_a_redirect_to_anything_but_http_is_refused(server, fetch, tmp_path, address):
+    server.redirects[f"/weights/{NAME}"] = address
+    with pytest.raises(ConnectionError, match=f"^Tried .*{address}"):
+        fetch()
+    assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    "address", ["file:///etc/b0-00000000.pth", "ftp://127.0.0.1/b0-00000000.pth", "b0-00000000.pth"]
+)
+def test_an_address_that_is_not_of_the_web_is_refused(tmp_path, address):
+    with pytest.raises(ValueError, match="The URL must begin with http:// or https://. Received: "):
+        download(address, tmp_path)
 
 
 def test_an_unreachable_server_raises_an_error_with_the_address(server, fetch, tmp_path):

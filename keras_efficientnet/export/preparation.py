@@ -13,7 +13,11 @@ import tensorflow as tf
 
 from keras_efficientnet.labels import check_names
 from keras_efficientnet.runs import RunFolder
+from keras_efficientnet.weights.engine import check_numbers
+from keras_efficientnet.weights.readers.hdf5 import check_model_file
+from keras_efficientnet.weights.readers.lazy_array import MAX_REASON
 
+KERAS_ENDINGS = (".keras", ".h5", ".hdf5")
 MODEL_FILES = (b"PK\x03\x04", b"\x89HDF")  # how files start that models are exported from: .keras (a zip), HDF5
 
 
@@ -25,7 +29,8 @@ def load_model(path: str | os.PathLike[str]) -> keras.Model:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is not a complete `.keras` file, or it has layers that are not registered with Keras.
+        ValueError: the file is not a complete `.keras` file, would take far more memory than its size, has values that
+            are not finite, or has layers that are not registered with Keras.
 
     Example:
         >>> import os, tempfile, keras
@@ -42,12 +47,25 @@ def load_model(path: str | os.PathLike[str]) -> keras.Model:
         raise FileNotFoundError(
             f"There is no file {str(file)!r}. Give a .keras file, or a folder with a {run.model.name}.{hint}"
         )
+    if file.suffix not in KERAS_ENDINGS:
+        raise ValueError(f"The name of a model must end in .keras. Received: {file}. Rename it, if it is such a file.")
     try:
-        return keras.saving.load_model(file, compile=False)
+        check_model_file(file)
+        model = keras.saving.load_model(file, compile=False)
     except Exception as error:  # Keras raises errors of many types, depending on the content
-        innermost = str(error).rpartition("Exception encountered: ")[2].strip()  # Keras puts the configuration before
-        reason = (innermost or type(error).__name__).splitlines()[0]
-        raise ValueError(f"{file} is not a complete .keras file of a known network: {reason}") from error
+        raise ValueError(f"{file} is not a complete .keras file of a known network: {_reason(error)}") from error
+    rows = ((variable.path, variable, keras.ops.convert_to_numpy(variable)) for variable in model.variables)
+    check_numbers([row for row in rows if np.issubdtype(row[2].dtype, np.floating)], str(file))
+    return model
+
+
+def _reason(error):
+    """Returns the cause in an error of Keras, which comes after a configuration or the name of an object."""
+    innermost = str(error).rpartition("Exception encountered: ")[2].rpartition("Example error message for object ")[2]
+    lines = [" ".join(line.split()) for line in innermost.splitlines() if line.strip()] or [type(error).__name__]
+    end = next((index for index, line in enumerate(lines) if not line.endswith(":")), 0)
+    reason = " ".join(lines[: end + 1]).partition(" Target variable: ")[0]
+    return f"it lacks {reason}" if isinstance(error, KeyError) else reason[:MAX_REASON]
 
 
 def check_model(model: keras.Model) -> None:

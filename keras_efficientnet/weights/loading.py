@@ -98,12 +98,14 @@ def load_weights(
             - the name of published weights, see `list_pretrained`: "noisy-student" if the model has the name that its
               builder gives it, else timm's full name, "tf_efficientnet_b0.ns_jft_in1k". They are downloaded once.
 
-            Weights of other programs also load into a model with other channels or classes, with a warning.
+            Weights of other programs also load into a model with other channels or classes, with a warning. Prefixes
+            of wrappers ("module.") and of outer models are removed. Layers that are not of an EfficientNet, such as a
+            head of your own, are left out, with a warning.
         origin: program that wrote the weights: "timm", "torchvision", "lukemelas", "tf1", "keras-hub",
             "keras.applications" or "ours". By default recognised from the names in the file.
         average: whether to prefer averaged weights to trained weights, where the file holds both.
-        other_classes: whether a file of this package with another number of classes may leave the model's classifier
-            unchanged.
+        other_classes: whether a file of this package with another number of classes, or any file without a classifier,
+            may leave the model's classifier unchanged.
 
     Raises:
         FileNotFoundError: there is no such file.

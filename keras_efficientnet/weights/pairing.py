@@ -15,7 +15,7 @@ class Origin(NamedTuple):
     """A program that writes EfficientNet weights: tables from our names and layouts to its own."""
 
     name: str
-    sign: str  # pattern of a name that only this program's files have
+    sign: str  # pattern of a name, without prefixes, that only this program's files have
     ends: Mapping[str, str]  # layers outside the blocks
     block: str  # prefix of a block's layers; may contain {name} ("block2a"), {stage}, {above}, {repeat} and {index}
     pieces: Mapping[str, Mapping[str, str]]  # layers of a block, by its kind: plain, widening, fused, conditional
@@ -24,10 +24,15 @@ class Origin(NamedTuple):
     axes: Mapping[str, tuple[int, ...]] = {}  # transposition of a kernel from ours, by class; absent: none
     flattens: bool = False  # the kernels of experts are [experts, everything else]
     extras: str = r"(?!)"  # pattern of names without a counterpart
-    rename: Callable[[Iterable[str]], dict[str, str]] | None = None  # keys of a file -> {name in the tables: key}
+    rename: Callable[[Iterable[str]], dict[str, str]] | None = None  # names in a file -> {name in the tables: name}
     graph: tuple[str, float] | None = None  # padding and epsilon that the weights were trained with; None: any
     graphs: Mapping[tuple[int, int], tuple[tuple[str, float], ...]] = {}  # exceptions, by blocks and stem filters
     adapts: bool = True  # its weights also load with other channels or classes, with a warning
+
+    def owns(self, name: str) -> bool:
+        """Returns whether a name is that of a variable of an EfficientNet, of this or of another size."""
+        block = self.block.format(name=r"block\d+[a-z]+", stage=r"\d+", above=r"\d+", repeat=r"\d+", index=r"\d+")
+        return bool(re.match(block, name)) or name.rpartition(self.separator)[0] in self.ends.values()
 
 
 class Pair(NamedTuple):
@@ -60,6 +65,29 @@ class Pair(NamedTuple):
         """Returns the variable's value in the layout of the origin."""
         array = np.asarray(keras.ops.convert_to_numpy(self.variable)).transpose(self.axes)
         return np.ascontiguousarray(array.reshape(self.shape))
+
+
+def find_network(names: Iterable[str], origin: Origin) -> tuple[dict[str, str], list[str]]:
+    """Finds the network among the names in a file.
+
+    Wrappers ("module.", "_orig_mod.", "model.") and outer models put a prefix before all names of the network. The
+    prefix is what comes before the name of the stem's kernel.
+
+    Returns:
+        The network's keys in the file, by their names in the origin's tables; and the other keys.
+
+    Raises:
+        ValueError: there are several networks.
+    """
+    names = list(names)
+    stem = f"{origin.ends['stem_conv']}{origin.separator}{origin.leaves['kernel']}"
+    stems = [name for name in names if name == stem or name.endswith((f".{stem}", f"/{stem}"))]
+    if len(stems) > 1:
+        raise ValueError(f"The file holds several networks: {stems[0]} and {stems[1]}. Save one of them alone.")
+    prefix = stems[0].removesuffix(stem) if stems else ""
+    keys = {name.removeprefix(prefix): name for name in names if name.startswith(prefix)}
+    others = [name for name in names if not name.startswith(prefix)]
+    return {ours: keys[theirs] for ours, theirs in origin.rename(keys).items()} if origin.rename else keys, others
 
 
 def pair_variables(model: keras.Model, origin: Origin) -> Iterator[Pair]:

@@ -39,13 +39,17 @@ def convert(
 
     Weights of this package must match, but for the background class.
 
+    A prefix before all names of the network, as of a wrapper or an outer model, is removed. Arrays that are not of an
+    EfficientNet, such as a head of the user's own, are left out with a warning.
+
     Args:
         model: built by this package, with or without its top.
         arrays: arrays by name, of NumPy or of a type that `numpy.asarray` reads.
         source: name of the arrays in messages.
         origin: a name of `ORIGINS`; by default recognised from the names of the arrays. Naming the origin also accepts
             weights that were trained with another padding, with a `UserWarning`: results differ somewhat.
-        other_classes: whether weights of this package too may leave the classifier as it is.
+        other_classes: whether weights of this package, and weights without a classifier, may leave the classifier as
+            it is.
 
     Returns:
         The names of the arrays that were used.
@@ -68,7 +72,7 @@ def recognise(names: Iterable[str]) -> Origin:
     """Returns the origin of weights by their names; for unknown names, the origin with the most similar names."""
     names = list(names)
     for origin in ORIGINS.values():
-        if any(re.search(origin.sign, name) for name in names):
+        if any(re.search(rf"(^|[./]){origin.sign}$", name) for name in names):
             return origin
     return OURS if any("/" in name for name in names) else TIMM
 

@@ -24,6 +24,7 @@ class Server(http.server.ThreadingHTTPServer):
         self.pause = 0.0  # seconds in the middle of an answer
         self.ranges = True  # whether it can begin in the middle
         self.length = ""  # what it says of an answer's length, where that is not so; None: nothing
+        self.redirects = {}  # path -> address that it redirects to
         self.requests = []  # (method, path, range) of what came
         self.url = f"http://127.0.0.1:{self.server_address[1]}"
         threading.Thread(target=self.serve_forever, daemon=True).start()
@@ -53,6 +54,11 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def answer(self):
         asked = self.headers.get("Range")
         self.server.requests.append((self.command, self.path, asked))
+        if self.path in self.server.redirects:
+            self.send_response(302)
+            self.send_header("Location", self.server.redirects[self.path])
+            self.end_headers()
+            return b""
         whole = self.server.files.get(self.path)
         begin = int(re.findall(r"\d+", asked)[0]) if asked and self.server.ranges and whole is not None else 0
         if whole is None or (begin and begin >= len(whole)):

@@ -25,7 +25,7 @@ KERAS: dict[str, Any] = {
 }
 OURS = Origin(
     name="ours",
-    sign=r"^stem_conv/kernel$",
+    sign=r"stem_conv/kernel",
     pieces={
         "plain": {piece: piece for piece in PLAIN},
         "widening": {piece: piece for piece in WIDENING},
@@ -37,16 +37,16 @@ OURS = Origin(
 )
 KERAS_APPLICATIONS = Origin(
     name="keras.applications",
-    sign=r"^normalization(_\d+)?/variance$",
+    sign=r"normalization(_\d+)?/variance",
     pieces={kind: OURS.pieces[kind] for kind in ("plain", "widening")},
-    extras=r"^normalization(_\d+)?/(mean|variance|count)$",
+    extras=r"(^|/)normalization(_\d+)?/(mean|variance|count)$",
     graph=("same", 1e-3),
     **KERAS,
 )
 RENAMED = {"bn": "dwconv_bn", "project_conv": "project"}
 KERAS_HUB = Origin(
     name="keras-hub",
-    sign=r"^block1a_project/kernel$",
+    sign=r"block1a_project/kernel",
     pieces={kind: {**KERAS_APPLICATIONS.pieces[kind], **RENAMED} for kind in ("plain", "widening")},
     graph=("symmetric", 1e-5),
     **KERAS,

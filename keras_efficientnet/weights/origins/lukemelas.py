@@ -15,7 +15,7 @@ ANY_BLOCK = {
 }
 LUKEMELAS = Origin(
     name="lukemelas",
-    sign=r"^_conv_stem\.weight$",
+    sign=r"_conv_stem\.weight",
     ends={
         "stem_conv": "_conv_stem",
         "stem_bn": "_bn0",

@@ -22,5 +22,5 @@ PYTORCH: dict[str, Any] = {
         "DepthwiseCondConv2D": (0, 3, 4, 1, 2),
     },
     "flattens": True,
-    "extras": rf"\.{COUNTER}$|^{MODEL_COUNTER}$",
+    "extras": rf"\.{COUNTER}$|(^|\.){MODEL_COUNTER}$",
 }

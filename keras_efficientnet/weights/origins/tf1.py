@@ -23,34 +23,34 @@ WIDENING = {
 }
 
 
-def restart_counters(keys: Iterable[str]) -> dict[str, str]:
-    """Removes the network's name, and numbers conditional convolutions within each block.
+def restart_counters(names: Iterable[str]) -> dict[str, str]:
+    """Removes the scope of conditional blocks, and numbers conditional convolutions within each block.
 
     Returns:
-        The keys, by their new names.
+        The names, by their new names.
 
     Raises:
-        ValueError: two keys get the same name.
+        ValueError: two names become the same.
     """
-    plain = {key: re.sub(r"^(?:[^/]+/)?(?:model/)?(?=(?:stem|head|blocks_\d+)/)", "", key) for key in keys}
-    found = {key: match for key, name in plain.items() if (match := CONDITIONAL.fullmatch(name))}
+    renamed = {name: name.removeprefix("model/") for name in names}
+    found = {name: match for name, short in renamed.items() if (match := CONDITIONAL.fullmatch(short))}
     numbers: dict[str, set[int]] = {}
     for match in found.values():
         numbers.setdefault(match[1], set()).add(int(match[2] or 0))
-    for key, (layer, number, leaf) in ((key, match.groups()) for key, match in found.items()):
+    for name, (layer, number, leaf) in ((name, match.groups()) for name, match in found.items()):
         place = sorted(numbers[layer]).index(int(number or 0))
-        plain[key] = f"{layer}_{place}{leaf}" if place else f"{layer}{leaf}"
-    names = {name: key for key, name in plain.items()}
-    if len(names) < len(plain):
-        duplicate = next(key for key, name in plain.items() if names[name] != key)
-        other = names[plain[duplicate]]
-        raise ValueError(f"The checkpoint holds several networks: {duplicate} and {other}. Save one of them alone.")
-    return names
+        renamed[name] = f"{layer}_{place}{leaf}" if place else f"{layer}{leaf}"
+    by_new_name = {new: name for name, new in renamed.items()}
+    if len(by_new_name) < len(renamed):
+        raise ValueError(
+            "The file holds the blocks of several networks, with and without model/. Save one of them alone."
+        )
+    return by_new_name
 
 
 OFFICIAL = Origin(
     name="tf1",
-    sign=r"(^|/)stem/conv2d/kernel$",
+    sign=r"stem/conv2d/kernel",
     ends={
         "stem_conv": "stem/conv2d",
         "stem_bn": "stem/tpu_batch_normalization",

@@ -21,7 +21,7 @@ WIDENING = {
 } | SQUEEZE
 TIMM = Origin(
     name="timm",
-    sign=r"^conv_stem\.weight$",
+    sign=r"conv_stem\.weight",
     ends={
         "stem_conv": "conv_stem",
         "stem_bn": "bn1",

@@ -6,7 +6,7 @@ from keras_efficientnet.weights.pairing import Origin
 SAME_PADDING, SYMMETRIC_PADDING = ("same", 1e-3), ("symmetric", 1e-3)
 TORCHVISION = Origin(
     name="torchvision",
-    sign=r"^features\.0\.0\.weight$",
+    sign=r"features\.0\.0\.weight",
     ends={
         "stem_conv": "features.0.0",
         "stem_bn": "features.0.1",

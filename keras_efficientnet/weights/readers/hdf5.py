@@ -16,7 +16,9 @@ from keras_efficientnet.weights.readers.lazy_array import LazyArray, report_dama
 WEIGHTS_IN_KERAS_FILE = "model.weights.h5"
 KERAS_HUB = ("model.weights.h5", "task.weights.h5")  # the backbone; its classifier, if it has one
 KIND = "a complete .weights.h5 or .keras file of Keras 3, nor an .h5 file of Keras 2"
-MAX_UNPACKED = 20  # times the size of a .keras file. Keras does not compress it; compression saves about a tenth
+CONFIG_IN_KERAS_FILE = "config.json"
+MAX_UNPACKED = 20  # times its size in the file. Keras does not compress; compression saves about a tenth of weights
+MAX_SMALL = 2**22  # bytes that anything may unpack to: a configuration is text, which compresses well
 LEAVES = {  # names of a layer's variables by their number: Keras 3 writes only indices
     1: ("kernel",),
     2: ("kernel", "bias"),
@@ -39,6 +41,42 @@ def open_h5(path: Path) -> Iterator[dict[str, LazyArray]]:
         yield arrays
 
 
+def check_model_file(path: Path) -> None:
+    """Checks a `.keras` or `.h5` file with a model before Keras reads it.
+
+    Raises:
+        ValueError: the file is cut off or of another kind, would take far more memory than its size, or has parts in
+            other files.
+    """
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            for name in (CONFIG_IN_KERAS_FILE, WEIGHTS_IN_KERAS_FILE):
+                if name not in archive.namelist():
+                    raise ValueError(f"it has no {name}")
+        with _unpack(path) as file, h5py.File(file, "r") as h5:
+            _check_groups(h5, set())
+    elif h5py.is_hdf5(path):
+        with h5py.File(path, "r") as h5:
+            if "model_config" not in h5.attrs:
+                raise ValueError("it holds weights alone: build their network and call load_weights")
+            _check_groups(h5, set())
+    elif not path.stat().st_size:
+        raise ValueError("it is empty")
+    else:
+        raise ValueError("it is cut off, or neither a zip archive nor HDF5")
+
+
+def _check_groups(group, seen):
+    """Checks everything in a group: Keras reads arrays before it compares their shapes."""
+    _check_new(group, seen)
+    for key in group:
+        entry = _open(group, key)
+        if isinstance(entry, h5py.Group):
+            _check_groups(entry, seen)
+        else:
+            _check_size(entry.name, entry.nbytes, entry.id.get_storage_size())
+
+
 @contextlib.contextmanager
 def open_preset(folder: Path) -> Iterator[dict[str, LazyArray]]:
     """Opens the arrays of a folder written by keras-hub's `save_to_preset`; raises like `open_h5`."""
@@ -54,43 +92,74 @@ def open_preset(folder: Path) -> Iterator[dict[str, LazyArray]]:
 def _unpack(path):
     """Unpacks the weights of a `.keras` file to a temporary file; zipfile checks their checksum."""
     with tempfile.TemporaryFile() as file:
-        with zipfile.ZipFile(path) as archive, archive.open(WEIGHTS_IN_KERAS_FILE) as source:
-            if archive.getinfo(WEIGHTS_IN_KERAS_FILE).file_size > MAX_UNPACKED * path.stat().st_size:
-                raise ValueError(f"its weights would unpack to over {MAX_UNPACKED} times its size")
-            shutil.copyfileobj(source, file, 2**20)
+        with zipfile.ZipFile(path) as archive:
+            for entry in archive.infolist():
+                what = "weights" if entry.filename == WEIGHTS_IN_KERAS_FILE else entry.filename
+                _check_size(what, entry.file_size, entry.compress_size)
+            with archive.open(WEIGHTS_IN_KERAS_FILE) as source:
+                shutil.copyfileobj(source, file, 2**20)
         yield file
+
+
+def _check_size(what, size, stored):
+    """Raises ValueError for data that compression or a fill value makes far smaller in the file than in memory."""
+    if size > max(MAX_SMALL, MAX_UNPACKED * stored):
+        raise ValueError(f"its {what} would unpack to over {MAX_UNPACKED} times its size")
+
+
+def _check_new(group, seen):
+    """Raises ValueError for a group that was visited before: groups in each other have paths without end."""
+    address = h5py.h5o.get_info(group.id).addr
+    if address in seen:
+        raise ValueError(f"{group.name} in it is also another group, which Keras never writes")
+    seen.add(address)
 
 
 def _read(h5, path):
     root = _open(h5, "model_weights") if _has(h5, "model_weights") else h5  # in an .h5 file with a model
-    layers = _layers_of_keras_2(root) if "layer_names" in root.attrs else _layers_of_keras_3(h5)
-    arrays = {}
-    for layer, variables in layers:
-        for leaf, dataset in variables.items():
-            if f"{layer}/{leaf}" in arrays:
-                raise ValueError(f"it has {layer}/{leaf} twice")
-            arrays[f"{layer}/{leaf}"] = _make_array(dataset, path)
+    arrays: dict[str, LazyArray] = {}
+    for name, dataset in _variables_of_keras_2(root) if "layer_names" in root.attrs else _variables_of_keras_3(h5):
+        if name in arrays:
+            raise ValueError(f"it has {name} twice")
+        arrays[name] = _make_array(dataset, path)
+    if not arrays:
+        raise ValueError("it has no layers with weights")
     return arrays
 
 
-def _layers_of_keras_3(h5):
-    layers = _open(h5, "layers")
-    for group in (_open(layers, name) for name in layers):
-        variables = _open(group, "vars") if _has(group, "vars") else ()
-        if not len(variables):
-            continue
-        if "name" not in variables.attrs:
+def _variables_of_keras_3(h5):
+    """Yields "layer/variable" and its dataset; "model/layer/variable" in a model inside the model."""
+    seen: set[int] = set()
+    for key in h5:
+        if key not in ("vars", "optimizer"):
+            yield from _variables_in(_open(h5, key), "", seen)
+
+
+def _variables_in(group, prefix, seen):
+    """Yields the variables of a layer and of the layers in it, or of the layers in a list. Visits no group twice."""
+    _check_new(group, seen)
+    if _has(group, "vars"):
+        variables = _open(group, "vars")
+        if len(variables) and "name" not in variables.attrs:
             raise ValueError("its layers have no names, as before Keras 3.6. Load it with Keras and save it again")
-        leaves = LEAVES.get(len(variables), range(len(variables)))
-        yield _text(variables.attrs["name"]), {leaf: _open(variables, str(index)) for index, leaf in enumerate(leaves)}
+        prefix += f"{_text(variables.attrs.get('name', ''))}/"
+        for index, leaf in enumerate(LEAVES.get(len(variables), range(len(variables)))):
+            yield f"{prefix}{leaf}", _open(variables, str(index))
+    for key in group:
+        if key != "vars":
+            yield from _variables_in(_open(group, key), prefix, seen)
 
 
-def _layers_of_keras_2(root):
+def _variables_of_keras_2(root):
+    """Yields as `_variables_of_keras_3`. A model inside the model has one group, whose variables name their layers."""
     for layer in map(_text, root.attrs["layer_names"]):
         group = _open(root, layer)
         names = [_text(name) for name in group.attrs["weight_names"]]
-        leaves = [name.rpartition("/")[2].partition(":")[0].replace("depthwise_kernel", "kernel") for name in names]
-        yield layer, {leaf: _open(group, name) for leaf, name in zip(leaves, names, strict=True)}
+        layers = {name.rpartition("/")[0] for name in names}
+        for name in names:
+            inner, _, leaf = name.partition(":")[0].replace("depthwise_kernel", "kernel").rpartition("/")
+            prefix = layer if len(layers) == 1 else f"{layer}/{inner.rpartition('/')[2]}"
+            yield f"{prefix}/{leaf}", _open(group, name)
 
 
 def _open(group, path):

@@ -5,7 +5,6 @@ import functools
 import io
 import math
 import pickle
-import re
 import struct
 import zipfile
 from collections.abc import Callable, Iterator
@@ -34,7 +33,6 @@ TYPES = {  # PyTorch's storage classes
     "BoolStorage": np.dtype("bool"),
 }
 AVERAGED, TRAINED = ("state_dict_ema", "model_ema"), ("state_dict", "model")  # keys of training programs for weights
-WRAPPERS = re.compile(r"^(?:module\.|_orig_mod\.)+")  # prefixes of DataParallel and torch.compile
 KIND = "a complete .pth file of tensors"
 
 
@@ -63,8 +61,7 @@ class Content(NamedTuple):
 def open_pth(path: Path, *, average: bool = True) -> Iterator[dict[str, LazyArray]]:
     """Opens the arrays of a `.pth` file, as written by PyTorch's `torch.save(model.state_dict(), path)`.
 
-    The file of a training program holds more: its averaged weights are opened, else its trained weights. The prefixes
-    "module." and "_orig_mod.", which training on several devices and torch.compile add to names, are removed.
+    The file of a training program holds more: its averaged weights are opened, else its trained weights.
 
     Args:
         path: path of the file.
@@ -174,18 +171,21 @@ def _read_at(file, start, size):
 
 
 def _select_tensors(content, keys) -> dict[str, Tensor]:
-    """Returns the tensors in the first of `keys` that holds a dictionary, else in `content`, without WRAPPERS."""
+    """Returns the tensors in the first of `keys` that holds a dictionary, else in the only one of tensors."""
     if not isinstance(content, dict):
         raise ValueError(f"it holds a {type(content).__name__} instead of a dictionary of tensors")
-    content = next((content[key] for key in keys if isinstance(content.get(key), dict)), content)
+    groups = [value for value in content.values() if isinstance(value, dict) and any(map(_is_tensor, value.values()))]
+    known = (content[key] for key in keys if isinstance(content.get(key), dict))
+    content = next(known, groups[0] if len(groups) == 1 else content)
     tensors = {name: value for name, value in content.items() if isinstance(value, Tensor)}
     if not tensors or len(tensors) < len(content):
         others = len(content) - len(tensors)
         raise ValueError(f"it holds {others} objects that are not tensors, and {len(tensors)} tensors")
-    named = {WRAPPERS.sub("", str(name)): value for name, value in tensors.items()}
-    if len(named) < len(tensors):
-        raise ValueError("it has names twice, with and without module. or _orig_mod.")
-    return named
+    return {str(name): value for name, value in tensors.items()}
+
+
+def _is_tensor(value):
+    return isinstance(value, Tensor)
 
 
 def _check_bounds(tensor, size):
