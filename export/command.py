@@ -1,14 +1,15 @@
 """How the scripts in this folder start, fail and exit."""
 
-import os
+import contextlib
+import logging as standard_logging
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before TensorFlow is imported, here and in child processes
-
 from absl import app, flags, logging
+
+from keras_efficientnet import console
 
 USER_ERRORS = (ImportError, OSError, RuntimeError, ValueError)
 
@@ -80,9 +81,10 @@ def run(main: Callable[[], Sequence[str]], *, stopped: str = "Nothing was writte
         if arguments[1:]:
             sys.exit(f"{script}: {arguments[1]!r} is not a flag. Each option is --name=value; --help lists them.")
         try:
-            import keras  # noqa: F401  first: keras_efficientnet then registers its layers
+            with _show_lines():
+                import keras  # noqa: F401  first: keras_efficientnet then registers its layers
 
-            lines = main()
+                lines = main()
         except KeyboardInterrupt:
             sys.exit(f"{script}: stopped. {stopped}")
         except USER_ERRORS as error:
@@ -91,3 +93,13 @@ def run(main: Callable[[], Sequence[str]], *, stopped: str = "Nothing was writte
         print("\n".join(lines))
 
     app.run(start, flags_parser=parse)
+
+
+def _show_lines() -> contextlib.AbstractContextManager[None]:
+    """Shows only our own lines and warnings, or with --verbosity all lines as their libraries write them."""
+    if flags.FLAGS["verbosity"].present:
+        return contextlib.nullcontext()
+    standard_logging.root.removeHandler(logging.get_absl_handler())
+    logging.set_verbosity(logging.WARNING)
+    console.filter_native_logs()
+    return console.plain_lines()

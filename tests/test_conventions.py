@@ -14,7 +14,7 @@ from keras_efficientnet import runs
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "keras_efficientnet"
 FLOORS = (
-    {"architectures", "augmentation", "config", "files", "layers"},
+    {"architectures", "augmentation", "config", "console", "files", "layers"},
     {"optimizers", "preprocessing"},
     {"blocks", "datasets", "evaluation", "profiling", "runs", "runtimes"},
     {"recipes"},
@@ -45,7 +45,7 @@ ROOMS = {  # floors inside each wing
     "training": (
         {"devices", "history"},
         {"preemption", "state"},
-        {"steps", "artifacts", "preview_mode", "predict_mode"},
+        {"steps", "artifacts", "preview_mode", "predict_mode", "progress"},
         {"eval_mode"},
         {"loop"},
     ),
