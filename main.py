@@ -19,7 +19,7 @@ import typing
 
 from absl import app, flags, logging
 
-from keras_efficientnet import console
+from keras_efficientnet import console, preflight
 from keras_efficientnet.config import TrainConfig
 from keras_efficientnet.recipes import make_config
 from keras_efficientnet.runs import Preempted, RunFolder
@@ -147,6 +147,7 @@ def show_lines() -> contextlib.AbstractContextManager[None]:
 
 def run(config: TrainConfig) -> int:
     """Runs a mode and prints its results; returns the exit status."""
+    preflight.check_run(config)
     from keras_efficientnet import training  # imports TensorFlow, which takes seconds: only if the options are valid
 
     if config.mode == "preview":

@@ -9,7 +9,7 @@ from typing import Any
 
 from absl import app, flags, logging
 
-from keras_efficientnet import console
+from keras_efficientnet import console, preflight
 
 USER_ERRORS = (ImportError, OSError, RuntimeError, ValueError)
 
@@ -39,6 +39,23 @@ def define_measurement_flags(least_agreement: str = "0.99 by default") -> None:
     flags.DEFINE_float("least_agreement", None, agreement, lower_bound=0.0, upper_bound=1.0)
 
 
+def check_export(kind: str) -> None:
+    """Checks the flags of `define_source_flags` and `define_measurement_flags` before TensorFlow is imported.
+
+    Args:
+        kind: the format or the number format.
+    """
+    given = flags.FLAGS.flag_values_dict()
+    preflight.check_export(
+        kind,
+        given["model"],
+        given["output"],
+        overwrite=given["overwrite"],
+        labels=given["labels"],
+        images=given.get("images"),
+    )
+
+
 def export_model(kind: str, **options: Any) -> list[str]:
     """Exports what the flags of `define_source_flags` and `define_measurement_flags` ask for; returns the report.
 
@@ -62,11 +79,12 @@ def export_model(kind: str, **options: Any) -> list[str]:
     return [export.format_report(report)]
 
 
-def run(main: Callable[[], Sequence[str]], *, stopped: str = "Nothing was written.") -> None:
+def run(main: Callable[[], Sequence[str]], check: Callable[[], None], *, stopped: str = "Nothing was written.") -> None:
     """Parses the flags, calls `main`, and prints the lines that it returns. A user's mistake is one line on stderr.
 
     Args:
         main: calls the library.
+        check: raises what the flags alone decide. It is called first, because importing TensorFlow takes seconds.
         stopped: what Ctrl+C leaves behind, in words.
     """
     script = Path(sys.argv[0]).name
@@ -81,6 +99,7 @@ def run(main: Callable[[], Sequence[str]], *, stopped: str = "Nothing was writte
         if arguments[1:]:
             sys.exit(f"{script}: {arguments[1]!r} is not a flag. Each option is --name=value; --help lists them.")
         try:
+            check()
             with _show_lines():
                 import keras  # noqa: F401  first: keras_efficientnet then registers its layers
 

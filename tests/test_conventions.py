@@ -19,7 +19,7 @@ FLOORS = (
     {"blocks", "datasets", "evaluation", "profiling", "runs", "runtimes"},
     {"recipes"},
     {"weights"},
-    {"models"},
+    {"models", "preflight"},
     {"export"},
     {"benchmark", "training"},
 )

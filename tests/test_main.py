@@ -151,7 +151,7 @@ def cut_off(folder):
     "options, message",
     [
         ({"model_name": "b9"}, "Unknown model 'b9'. Choose one of: efficientnet-b0, "),
-        ({"data_dir": "/nowhere"}, "No files train-* in '/nowhere'."),
+        ({"data_dir": "/nowhere"}, "No files train-* in '/nowhere'. There is no such folder"),
         ({"train_batch_size": 0}, "`train_batch_size` must be at least 1. Received: train_batch_size=0"),
         (
             cut_off,

@@ -11,6 +11,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_efficientnet.preflight import missing_model
 from keras_efficientnet.runs import RunFolder
 
 MODEL_FILES = (b"PK\x03\x04", b"\x89HDF")  # how files start that models are exported from: .keras (a zip), HDF5
@@ -36,11 +37,7 @@ def load_model(path: str | os.PathLike[str]) -> keras.Model:
     run = RunFolder(path)
     file = run.model if run.path.is_dir() else run.path
     if not file.is_file():
-        unfinished = run.checkpoints.is_dir()
-        hint = f" The run has not finished; export/convert_weights.py --weights={path} makes one." if unfinished else ""
-        raise FileNotFoundError(
-            f"There is no file {str(file)!r}. Give a .keras file, or a folder with a {run.model.name}.{hint}"
-        )
+        raise missing_model(path)
     try:
         return keras.saving.load_model(file, compile=False)
     except Exception as error:  # Keras raises errors of many types, depending on the content

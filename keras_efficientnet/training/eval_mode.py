@@ -10,6 +10,7 @@ from keras_efficientnet.datasets import Data
 from keras_efficientnet.datasets.damage import report_broken
 from keras_efficientnet.evaluation import metrics
 from keras_efficientnet.files import write_json
+from keras_efficientnet.preflight import missing_checkpoint
 from keras_efficientnet.runs import RunFolder
 from keras_efficientnet.training.artifacts import write_evaluation
 from keras_efficientnet.training.history import History, plot
@@ -66,9 +67,7 @@ def evaluate_checkpoints(state: TrainState, data: Data) -> dict[str, Any]:
         if state.step >= config.train_steps:
             break
     if results is None:
-        raise FileNotFoundError(
-            f"There is no checkpoint in {folder.path} to evaluate. Train first, or check `model_dir`."
-        )
+        raise missing_checkpoint(folder)
     return results
 
 
