@@ -9,20 +9,20 @@ Examples:
   python main.py --mode=predict --model_dir=runs/b3 --images=photos,more/*.jpg
 """
 
+import contextlib
 import dataclasses
-import os
+import logging as standard_logging
 import re
 import sys
 import types
 import typing
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before TensorFlow is imported
-
 from absl import app, flags, logging
 
+from keras_efficientnet import console, preflight
 from keras_efficientnet.config import TrainConfig
 from keras_efficientnet.recipes import make_config
-from keras_efficientnet.runs import Preempted
+from keras_efficientnet.runs import Preempted, RunFolder
 
 if typing.TYPE_CHECKING:
     from keras_efficientnet.evaluation.predictions import Prediction
@@ -55,6 +55,30 @@ REMOVED_FLAGS = {
     "export_to_tpu": "a SavedModel runs on a TPU as it is",
     "use_async_checkpointing": "was in tf.contrib, of TensorFlow 1",
 }
+TOP = 5  # classes of the top-5 accuracy, which is 100 % for up to five
+
+
+class Column(typing.NamedTuple):
+    """A column of the table of results."""
+
+    title: str
+    key: str
+    scale: float
+    form: str
+
+    def to_cell(self, row: dict[str, float]) -> str:
+        """Returns the text of the cell in a row."""
+        value = row.get(self.key)
+        return "-" if value is None else self.form.format(self.scale * value)
+
+
+COLUMNS = (
+    Column("top-1", "top_1_accuracy", 100, "{:.2f}%"),
+    Column("top-5", "top_5_accuracy", 100, "{:.2f}%"),
+    Column("ECE", "expected_calibration_error", 100, "{:.2f}%"),
+    Column("agrees", "agreement", 100, "{:.2f}%"),
+    Column("MB", "bytes", 1e-6, "{:.1f}"),
+)
 
 
 def parse_flags(argv: list[str]) -> list[str]:
@@ -83,16 +107,23 @@ def define_flags() -> None:
             DEFINE[kind](field.name, field.default, field.metadata["help"])
 
 
+def start(arguments: list[str]) -> None:
+    """Calls `main` in a terminal that shows only our own lines, unless --verbosity asks for those of all libraries."""
+    if not FLAGS["verbosity"].present:
+        standard_logging.root.removeHandler(logging.get_absl_handler())
+        console.filter_native_logs()
+    main(arguments)
+
+
 def main(arguments: list[str]) -> None:
     """Runs the mode that the flags ask for. A user error is reported in one line; any other has a traceback."""
     if arguments[1:]:
         sys.exit(f"main.py: {arguments[1]!r} is not a flag. Each option is --name=value; --help lists them.")
-    if not FLAGS["verbosity"].present:
-        logging.set_verbosity(logging.WARNING)  # at INFO, TensorFlow logs how long its checkpoints take
     names = [field.name for field in dataclasses.fields(TrainConfig)]
     given = {name: FLAGS[name].value for name in names if FLAGS[name].present}
     try:
-        status = run(make_config(**given))
+        with show_lines():
+            status = run(make_config(**given))
     except KeyboardInterrupt:
         sys.exit("main.py: stopped. The same command resumes from the latest checkpoint, if there is one.")
     except Preempted as error:
@@ -106,8 +137,17 @@ def main(arguments: list[str]) -> None:
     sys.exit(status)
 
 
+def show_lines() -> contextlib.AbstractContextManager[None]:
+    """Shows only our own lines and warnings, or with --verbosity all lines as their libraries write them."""
+    if FLAGS["verbosity"].present:
+        return contextlib.nullcontext()
+    logging.set_verbosity(logging.WARNING)  # at INFO, TensorFlow logs how long its checkpoints take
+    return console.plain_lines()
+
+
 def run(config: TrainConfig) -> int:
     """Runs a mode and prints its results; returns the exit status."""
+    preflight.check_run(config)
     from keras_efficientnet import training  # imports TensorFlow, which takes seconds: only if the options are valid
 
     if config.mode == "preview":
@@ -115,8 +155,8 @@ def run(config: TrainConfig) -> int:
         return 0
     if config.mode == "predict":
         return print_predictions(training.predict(config))
-    print(to_table(training.run(config)))
-    print(f"All files are in {config.directory}/")
+    print(to_table(training.run(config), trained=config.mode != "eval"))
+    print(to_listing(RunFolder(config.directory)))
     return 0
 
 
@@ -147,28 +187,39 @@ def to_line(error: Exception) -> str:
     return " ".join(message.split())
 
 
-def to_table(results: dict[str, typing.Any]) -> str:
-    """Returns the results of a run as a table, with a line on its steps and one on broken records, if any."""
-    lines = [f"{'':12} {'top-1':>8} {'top-5':>8} {'ECE':>8} {'agrees':>8} {'MB':>8}"] if "model" in results else []
-    lines += [to_row(name, results[name]) for name in ("model", "saved_model", "tflite") if results.get(name)]
+def to_table(results: dict[str, typing.Any], *, trained: bool = True) -> str:
+    """Returns the results of a run as a table, with a line on its steps and one on broken records, if any.
+
+    Args:
+        results: of `training.run`.
+        trained: whether the run has trained, and not only evaluated.
+    """
+    rows = {name: results[name] for name in ("model", "saved_model", "tflite") if results.get(name)}
+    columns = [column for column in COLUMNS if any(row.get(column.key) is not None for row in rows.values())]
+    if results.get("classes", TOP + 1) <= TOP:  # the likeliest five are all classes
+        columns = [column for column in columns if column.key != "top_5_accuracy"]
+    lines = [f"{'':12}" + "".join(f"{column.title:>9}" for column in columns)] if rows else []
+    lines += [f"{name:12}" + "".join(f"{column.to_cell(row):>9}" for column in columns) for name, row in rows.items()]
     broken = results.get("broken_records")
     if broken:
         lines.append(f"{len(broken)} broken records were skipped: {broken[0]}; ...")
+    if not trained:
+        return "\n".join(
+            [*lines, f"{results['model']['images']} images, with the checkpoint of step {results['steps']}"]
+        )
     best = results.get("best")
     summary = f"; best top-1 {100 * best['top_1_accuracy']:.2f}% at step {best['step']}" if best else ""
     lines.append(f"{results['steps']} steps, {results['seconds']:.0f} s of training{summary}")
     return "\n".join(lines)
 
 
-def to_row(name: str, row: dict[str, float]) -> str:
-    """Returns a row of the table: scores in percent, and the size in megabytes."""
-    keys = ("top_1_accuracy", "top_5_accuracy", "expected_calibration_error", "agreement")
-    cells = [f"{100 * row[key]:7.2f}%" if row.get(key) is not None else f"{'-':>8}" for key in keys]
-    size = f"{row['bytes'] / 1e6:8.1f}" if "bytes" in row else f"{'-':>8}"
-    return f"{name:12} {' '.join(cells)} {size}"
+def to_listing(folder: RunFolder) -> str:
+    """Returns the files of a run with their meanings, one per line."""
+    lines = [f"  {name:20} {meaning}" for name, meaning in folder.contents()]
+    return "\n".join([f"Files in {folder.path}/", *lines])
 
 
 define_flags()
 
 if __name__ == "__main__":
-    app.run(main, flags_parser=parse_flags)
+    app.run(start, flags_parser=parse_flags)

@@ -14,6 +14,8 @@ import functools
 import command
 from absl import flags
 
+from keras_efficientnet import preflight
+
 FLAGS = flags.FLAGS
 flags.DEFINE_list("models", [], "Networks of this package, efficientnet-b0,..., with random weights.")
 flags.DEFINE_list("peers", [], "Networks of keras.applications, EfficientNetB0,ResNet152,..., converted plainly.")
@@ -27,6 +29,14 @@ flags.DEFINE_bool("processor_time", False, "Measure processor time instead of el
 flags.DEFINE(command.PATH, "output", None, "Folder for latency.csv, latency.json and latency.png.")
 flags.DEFINE_bool("plot", False, "Plot latency against the accuracy of the published weights; needs --output.")
 flags.register_validator("threads", lambda numbers: all(map(str.isdigit, numbers or [])), "must be whole numbers: 1,2")
+
+
+def check() -> None:
+    preflight.check_plot(FLAGS.plot, FLAGS.output)
+    preflight.check_models(FLAGS.models)
+    for path in FLAGS.files:
+        preflight.check_path(path, "file")
+    preflight.check_packages(FLAGS.formats)
 
 
 def main() -> list[str]:
@@ -57,4 +67,4 @@ def main() -> list[str]:
 
 
 if __name__ == "__main__":
-    command.run(main, stopped="No results were written.")
+    command.run(main, check, stopped="No results were written.")

@@ -1,14 +1,15 @@
 """How the scripts in this folder start, fail and exit."""
 
-import os
+import contextlib
+import logging as standard_logging
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before TensorFlow is imported, here and in child processes
-
 from absl import app, flags, logging
+
+from keras_efficientnet import console, preflight
 
 USER_ERRORS = (ImportError, OSError, RuntimeError, ValueError)
 
@@ -48,6 +49,23 @@ def define_measurement_flags(least_agreement: str = "0.99 by default") -> None:
     flags.DEFINE_float("least_agreement", None, agreement, lower_bound=0.0, upper_bound=1.0)
 
 
+def check_export(kind: str) -> None:
+    """Checks the flags of `define_source_flags` and `define_measurement_flags` before TensorFlow is imported.
+
+    Args:
+        kind: the format or the number format.
+    """
+    given = flags.FLAGS.flag_values_dict()
+    preflight.check_export(
+        kind,
+        given["model"],
+        given["output"],
+        overwrite=given["overwrite"],
+        labels=given["labels"],
+        images=given.get("images"),
+    )
+
+
 def export_model(kind: str, **options: Any) -> list[str]:
     """Exports what the flags of `define_source_flags` and `define_measurement_flags` ask for; returns the report.
 
@@ -71,11 +89,12 @@ def export_model(kind: str, **options: Any) -> list[str]:
     return [export.format_report(report)]
 
 
-def run(main: Callable[[], Sequence[str]], *, stopped: str = "Nothing was written.") -> None:
+def run(main: Callable[[], Sequence[str]], check: Callable[[], None], *, stopped: str = "Nothing was written.") -> None:
     """Parses the flags, calls `main`, and prints the lines that it returns. A user's mistake is one line on stderr.
 
     Args:
         main: calls the library.
+        check: raises what the flags alone decide. It is called first, because importing TensorFlow takes seconds.
         stopped: what Ctrl+C leaves behind, in words.
     """
     script = Path(sys.argv[0]).name
@@ -90,9 +109,11 @@ def run(main: Callable[[], Sequence[str]], *, stopped: str = "Nothing was writte
         if arguments[1:]:
             sys.exit(f"{script}: {arguments[1]!r} is not a flag. Each option is --name=value; --help lists them.")
         try:
-            import keras  # noqa: F401  first: keras_efficientnet then registers its layers
+            check()
+            with _show_lines():
+                import keras  # noqa: F401  first: keras_efficientnet then registers its layers
 
-            lines = main()
+                lines = main()
         except KeyboardInterrupt:
             sys.exit(f"{script}: stopped. {stopped}")
         except USER_ERRORS as error:
@@ -101,3 +122,13 @@ def run(main: Callable[[], Sequence[str]], *, stopped: str = "Nothing was writte
         print("\n".join(lines))
 
     app.run(start, flags_parser=parse)
+
+
+def _show_lines() -> contextlib.AbstractContextManager[None]:
+    """Shows only our own lines and warnings, or with --verbosity all lines as their libraries write them."""
+    if flags.FLAGS["verbosity"].present:
+        return contextlib.nullcontext()
+    standard_logging.root.removeHandler(logging.get_absl_handler())
+    logging.set_verbosity(logging.WARNING)
+    console.filter_native_logs()
+    return console.plain_lines()

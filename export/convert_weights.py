@@ -14,6 +14,10 @@ from typing import TYPE_CHECKING
 import command
 from absl import flags
 
+from keras_efficientnet import preflight
+from keras_efficientnet.architectures import find_variant
+from keras_efficientnet.files import check_target
+
 if TYPE_CHECKING:
     from keras_efficientnet.export.weight_files import Converted
 
@@ -56,6 +60,15 @@ def summarize(names: Sequence[str], most: int = 3) -> list[str]:
     return [name for group in short for name in group]
 
 
+def check() -> None:
+    if FLAGS.model_name:
+        find_variant(FLAGS.model_name)
+    preflight.check_weights(FLAGS.weights, FLAGS.model_name)
+    preflight.check_images(FLAGS.verify)
+    preflight.find_ending(FLAGS.output)
+    check_target(FLAGS.output, FLAGS.overwrite, is_ours=lambda path: True)
+
+
 def main() -> list[str]:
     from keras_efficientnet.export import weight_files
 
@@ -73,4 +86,4 @@ def main() -> list[str]:
 
 
 if __name__ == "__main__":
-    command.run(main)
+    command.run(main, check)

@@ -21,4 +21,4 @@ def main() -> list[str]:
 
 
 if __name__ == "__main__":
-    command.run(main)
+    command.run(main, check=lambda: command.check_export(FLAGS.format))

@@ -8,6 +8,8 @@ Example; the folder has train/ and validation/, or class folders of which every 
 import command
 from absl import flags
 
+from keras_efficientnet import preflight
+
 FLAGS = flags.FLAGS
 flags.DEFINE(command.PATH, "folder", None, "The folder with the images, local or gs://.", required=True)
 flags.DEFINE(command.PATH, "output", None, "The folder to write, local or gs://. Run again to resume.", required=True)
@@ -16,6 +18,10 @@ flags.DEFINE_integer("validation_files", None, "Validation files; by default at 
 flags.DEFINE_integer("seed", 0, "Seed for the order of the training images.")
 flags.DEFINE_integer("processes", None, "Files written in parallel; by default one per processor.", lower_bound=1)
 flags.DEFINE_boolean("keep_png", False, "Keep PNGs; by default they become JPEGs, as in the official files.")
+
+
+def check() -> None:
+    preflight.check_path(FLAGS.folder, "folder")
 
 
 def main() -> list[str]:
@@ -34,4 +40,4 @@ def main() -> list[str]:
 
 
 if __name__ == "__main__":
-    command.run(main, stopped="Run the same command to resume.")
+    command.run(main, check, stopped="Run the same command to resume.")

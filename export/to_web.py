@@ -10,6 +10,8 @@ Example, after `python main.py`:
 import command
 from absl import flags
 
+from keras_efficientnet import preflight
+
 FLAGS = flags.FLAGS
 command.define_source_flags("The folder to write.")
 flags.adopt_module_key_flags(command)
@@ -17,6 +19,12 @@ flags.DEFINE(
     command.PATH, "runtime", None, "Folder with the packages from `npm pack`, for machines without internet access."
 )
 flags.DEFINE_string("title", None, "Title of the page.")
+
+
+def check() -> None:
+    command.check_export("web")
+    if FLAGS.runtime:
+        preflight.check_path(FLAGS.runtime, "folder")
 
 
 def main() -> list[str]:
@@ -38,4 +46,4 @@ def main() -> list[str]:
 
 
 if __name__ == "__main__":
-    command.run(main)
+    command.run(main, check)

@@ -5,6 +5,7 @@ Source: Tan & Le 2019, arxiv.org/abs/1905.11946; the code of its authors, github
 
 import difflib
 import math
+import re
 from typing import Any, NamedTuple
 
 
@@ -222,10 +223,24 @@ def official_name(name: str) -> str:
     """
     official = OTHER_NAMES.get(name, name)
     if official not in VARIANTS:
-        close = difflib.get_close_matches(name.replace("_", "-"), VARIANTS, 1)
-        hint = f" Did you mean {close[0]!r}?" if close else ""
-        raise ValueError(f"Unknown model {name!r}.{hint} Choose one of: {', '.join(VARIANTS)}")
+        raise ValueError(f"Unknown model {name!r}.{_hint(name)} Choose one of: {', '.join(VARIANTS)}")
     return official
+
+
+def _hint(name: str) -> str:
+    """Returns a sentence on the network that an unknown name may stand for, or "".
+
+    What all names share, "efficientnet", is not compared: "efficientnetv2-s" resembles "efficientnet-l2" by it alone.
+    """
+    plain = name.lower().replace("_", "-")
+    if re.search(r"net-?v2", plain):
+        return " EfficientNetV2 is another family, which keras.applications has."
+    endings = {official.lower().removeprefix("efficientnet"): official for official in VARIANTS}
+    if "efficientnet" in plain:
+        close = [endings[ending] for ending in difflib.get_close_matches(plain.split("efficientnet")[1], endings, 1)]
+    else:
+        close = difflib.get_close_matches(plain, VARIANTS, 1)
+    return f" Did you mean {close[0]!r}?" if close else ""
 
 
 def keras_name(name: str) -> str:

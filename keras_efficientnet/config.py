@@ -5,6 +5,7 @@ Defaults are the official recipe (tensorflow/tpu, models/official/efficientnet/m
 
 import dataclasses
 import os
+import re
 from typing import Any, TypeVar
 
 Value = TypeVar("Value")
@@ -260,6 +261,7 @@ class TrainConfig:
         if self.model_dir and "://" in self.model_dir:
             raise ValueError(f"`model_dir` must be a local folder. Received: model_dir={self.model_dir}")
         self._check_mode()
+        _check_pattern("frozen_layers", self.frozen_layers)
         for name in ("survival_prob", "crop_fraction", "random_erasing"):
             _check_maximum(name, getattr(self, name), 1.0, "at most")
         for name in ("dropout_rate", "moving_average_decay", "label_smoothing", "batch_norm_momentum"):
@@ -296,6 +298,13 @@ def _check_field(field: dataclasses.Field[Any], value: Any) -> None:
         raise ValueError(f"`{field.name}` must be one of {', '.join(choices)}. Received: {field.name}={value!r}")
     if least is not None and not value >= least:
         raise ValueError(f"`{field.name}` must be at least {least}. Received: {field.name}={value}")
+
+
+def _check_pattern(name: str, value: str | None) -> None:
+    try:
+        re.compile(value or "")
+    except re.error as error:
+        raise ValueError(f"`{name}` must be a regular expression: {error}. Received: {name}={value}") from error
 
 
 def _check_maximum(name: str, value: float | None, maximum: float, word: str) -> None:

@@ -14,12 +14,12 @@ from keras_efficientnet import runs
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "keras_efficientnet"
 FLOORS = (
-    {"architectures", "augmentation", "config", "decoding", "files", "labels", "layers", "locks", "paths"},
+    {"architectures", "augmentation", "config", "console", "decoding", "files", "labels", "layers", "locks", "paths"},
     {"checkpoint_folder", "optimizers", "preprocessing"},
     {"blocks", "datasets", "evaluation", "profiling", "runs", "runtimes"},
     {"recipes"},
     {"weights"},
-    {"models"},
+    {"models", "preflight"},
     {"export"},
     {"benchmark", "training"},
 )
@@ -45,7 +45,7 @@ ROOMS = {  # floors inside each wing
     "training": (
         {"devices", "history"},
         {"preemption", "state"},
-        {"steps", "artifacts", "preview_mode", "predict_mode"},
+        {"steps", "artifacts", "preview_mode", "predict_mode", "progress"},
         {"eval_mode"},
         {"loop"},
     ),

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from support.runs import TINY, run_main, start_main
 import main
 from keras_efficientnet import datasets, export
 from keras_efficientnet.config import TrainConfig
+from keras_efficientnet.training.progress import log_evaluation
 
 SAMPLE = Path(datasets.__file__).parents[1] / "data/sample"
 SMALL = TINY | {"train_batch_size": 16, "train_steps": 10, "steps_per_eval": 5, "checkpoint_steps": 5}
@@ -52,9 +54,59 @@ def test_main_job_writes_everything_it_promises(finished):
 
 def test_main_job_ends_with_a_table(finished):
     _, output = finished
-    lines = output.splitlines()
-    assert [line.split()[0] for line in lines[-5:-2]] == ["model", "saved_model", "tflite"]
-    assert "10 steps" in lines[-2]
+    lines = output.split("\nFiles in ")[0].splitlines()
+    assert [line.split()[0] for line in lines[-4:-1]] == ["model", "saved_model", "tflite"]
+    assert "10 steps" in lines[-1]
+
+
+def test_the_screen_shows_our_own_lines_only(finished):
+    """Everything between the first line and the last, apart from the one progress bar."""
+    folder, output = finished
+    lines = [line.strip() for line in re.split(r"[\r\n]+", output) if line.strip() and "%|" not in line]
+    row = r"(model|saved_model|tflite) .*"
+    evaluation = r"step \d+: top-1 [\d.]+%, top-5 [\d.]+%, loss [\d.]+; best top-1 so far [\d.]+% at step \d+"
+    expected = (
+        r"network +efficientnet-b0, [\d,]+ parameters, 10 classes, images of 32 x 32 pixels",
+        r"data +sample, 1,442 images to train on, 355 images to evaluate on",
+        r"devices +1 (CPU|GPU)",
+        r"length +10 steps of 16 images, 0.1 epochs",
+        rf"folder +{folder}/",
+        *[evaluation] * 2,
+        r"exporting model.keras, saved_model, model.tflite, and comparing them with the network",
+        r"top-1 +top-5 +ECE +agrees +MB",
+        *[row] * 3,
+        r"10 steps, \d+ s of training; best top-1 .*",
+        rf"Files in {folder}/",
+        *[r"[\w.]+/? {2,}\w.*"] * len([*folder.iterdir()]),
+    )
+    for line, pattern in zip(lines, expected, strict=True):
+        assert re.fullmatch(pattern, line), line
+
+
+def test_the_progress_bar_says_what_the_first_steps_wait_for(finished):
+    bars = [line for line in re.split(r"[\r\n]+", finished[1]) if "%|" in line]
+    assert bars[0].startswith("building the graph, which takes a minute:   0%|")
+    assert len({bar.split(":")[0].strip() for bar in bars}) == 2 and bars[-1].startswith("training: 100%|")
+
+
+ROW = {"top_1_accuracy": 0.5, "top_5_accuracy": 1.0, "loss": 0.25, "expected_calibration_error": 0.125, "images": 8}
+
+
+def test_the_table_of_an_evaluation_has_no_empty_columns():
+    table = main.to_table({"model": ROW, "classes": 10, "steps": 3, "seconds": 60.0}, trained=False)
+    assert table.splitlines() == [
+        "                top-1    top-5      ECE",
+        "model          50.00%  100.00%   12.50%",
+        "8 images, with the checkpoint of step 3",
+    ]
+
+
+@pytest.mark.parametrize("classes, has_top_5", [(2, False), (5, False), (6, True)])
+def test_top_5_is_shown_for_more_than_five_classes(classes, has_top_5, caplog):
+    table = main.to_table({"model": ROW, "classes": classes, "steps": 3, "seconds": 60.0})
+    with caplog.at_level("INFO", logger="keras_efficientnet"):
+        log_evaluation([{"step": 3} | ROW], classes)
+    assert ("top-5" in table) == ("top-5" in caplog.text) == has_top_5
 
 
 def test_log_contains_losses_and_evaluations(finished):
@@ -99,7 +151,7 @@ def cut_off(folder):
     "options, message",
     [
         ({"model_name": "b9"}, "Unknown model 'b9'. Choose one of: efficientnet-b0, "),
-        ({"data_dir": "/nowhere"}, "No files train-* in '/nowhere'."),
+        ({"data_dir": "/nowhere"}, "No files train-* in '/nowhere'. There is no such folder"),
         ({"train_batch_size": 0}, "`train_batch_size` must be at least 1. Received: train_batch_size=0"),
         (
             cut_off,

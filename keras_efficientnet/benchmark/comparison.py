@@ -9,7 +9,8 @@ from typing import Any
 
 from keras_efficientnet.benchmark import candidates, latencies
 from keras_efficientnet.files import save_figure
-from keras_efficientnet.models import create_model, list_models
+from keras_efficientnet.models import create_model
+from keras_efficientnet.preflight import check_models, check_plot
 from keras_efficientnet.runtimes import timing
 from keras_efficientnet.runtimes.timing import Candidate, Timing
 from keras_efficientnet.runtimes.worker import default_threads
@@ -54,8 +55,7 @@ def compare_latencies(
         FileNotFoundError: a file does not exist.
         RuntimeError: a file does not run.
     """
-    if plot and not output:
-        raise ValueError("--plot needs a folder to write to: --output=latency")
+    check_plot(plot, output)
     _check(comparison)
     machine = latencies.describe_machine()
     timings = _measure(comparison, writing, timing_files)
@@ -72,8 +72,7 @@ def compare_latencies(
 
 def _check(comparison):
     timing.check_threads(comparison.threads)
-    if unknown := [name for name in comparison.models if not list_models(name)]:
-        raise ValueError(f"Unknown models: {', '.join(unknown)}. Choose from: {', '.join(list_models())}")
+    check_models(comparison.models)
     names = (*comparison.models, *comparison.peers, *comparison.files)
     if comparison.baseline and comparison.baseline.split(":")[0] not in names:
         raise ValueError(f"--baseline={comparison.baseline} is none of --models, --peers and --files.")

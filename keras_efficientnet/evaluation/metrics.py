@@ -8,6 +8,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+TOP = 5  # classes of the top-5 accuracy, which is 100 % for up to five classes
 CALIBRATION_BINS = 15  # of the confidence; Guo et al. 2017, table 1
 
 
@@ -102,7 +103,7 @@ def outcome_rows(logits: tf.Tensor, labels: tf.Tensor, weights: tf.Tensor) -> tf
     Class numbers below 2^24 are exact.
     """
     logits = tf.cast(logits, tf.float32)
-    likeliest = tf.math.top_k(logits, min(5, logits.shape[-1])).indices  # like argmax, the first of equal ones
+    likeliest = tf.math.top_k(logits, min(TOP, logits.shape[-1])).indices  # like argmax, the first of equal ones
     in_top_5 = tf.reduce_any(likeliest == tf.cast(labels, tf.int32)[:, tf.newaxis], axis=1)
     confidences = tf.reduce_max(tf.nn.softmax(logits), axis=1)
     losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)

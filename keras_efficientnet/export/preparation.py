@@ -12,6 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_efficientnet.labels import check_names
+from keras_efficientnet.preflight import missing_model
 from keras_efficientnet.runs import RunFolder
 from keras_efficientnet.weights.engine import check_numbers
 from keras_efficientnet.weights.readers.hdf5 import check_model_file
@@ -42,11 +43,7 @@ def load_model(path: str | os.PathLike[str]) -> keras.Model:
     run = RunFolder(path)
     file = run.model if run.path.is_dir() else run.path
     if not file.is_file():
-        unfinished = run.checkpoints.is_dir()
-        hint = f" The run has not finished; export/convert_weights.py --weights={path} makes one." if unfinished else ""
-        raise FileNotFoundError(
-            f"There is no file {str(file)!r}. Give a .keras file, or a folder with a {run.model.name}.{hint}"
-        )
+        raise missing_model(path)
     if file.suffix not in KERAS_ENDINGS:
         raise ValueError(f"The name of a model must end in .keras. Received: {file}. Rename it, if it is such a file.")
     try:

@@ -15,6 +15,7 @@ from keras_efficientnet.evaluation.predictions import Prediction, find_images, p
 from keras_efficientnet.export.saved_model import is_saved_model, to_saved_model
 from keras_efficientnet.files import check_target, count_bytes, replacing
 from keras_efficientnet.models import imagenet_classes, make_model
+from keras_efficientnet.preflight import find_ending
 from keras_efficientnet.preprocessing import image_for_evaluation
 from keras_efficientnet.runs import find_labels
 from keras_efficientnet.weights.engine import count_classes
@@ -183,15 +184,6 @@ WRITERS: dict[str, Callable[[keras.Model, Path], None]] = {  # by the ending; no
     ".safetensors": _write_timm,
     ".h5": to_keras_applications,
 }
-
-
-def find_ending(path: str | os.PathLike[str]) -> str:
-    """Returns the row of `WRITERS` for a path, or "" for a SavedModel; raises ValueError for any other ending."""
-    ending = next((ending for ending in WRITERS if Path(path).name.endswith(ending)), Path(path).suffix)
-    if ending and ending not in WRITERS:
-        known = ", ".join(WRITERS)
-        raise ValueError(f"`output` must end in {known}, or have no ending for a SavedModel. Received: {str(path)!r}")
-    return ending
 
 
 def write(model: keras.Model, output: str | os.PathLike[str], *, overwrite: bool = False) -> int:

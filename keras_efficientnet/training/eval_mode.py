@@ -11,9 +11,11 @@ from keras_efficientnet.datasets import Data
 from keras_efficientnet.datasets.damage import report_broken
 from keras_efficientnet.evaluation import metrics
 from keras_efficientnet.files import write_json
+from keras_efficientnet.preflight import missing_checkpoint
 from keras_efficientnet.runs import RunFolder
 from keras_efficientnet.training.artifacts import write_evaluation
 from keras_efficientnet.training.history import History, plot
+from keras_efficientnet.training.progress import log_evaluation, log_run
 from keras_efficientnet.training.state import TrainState
 
 
@@ -47,6 +49,7 @@ def evaluate_checkpoints(state: TrainState, data: Data) -> dict[str, Any]:
     """
     config, folder, results = state.config, RunFolder(state.config.directory), None
     evaluate, history = bind_evaluator(state, data), History(folder, None, log=folder.evaluations)
+    log_run(state, data)
     for path in _find_checkpoints(config, folder):
         try:
             state.load_checkpoint(path)
@@ -56,17 +59,16 @@ def evaluate_checkpoints(state: TrainState, data: Data) -> dict[str, Any]:
         scores = metrics.score(outcomes)._asdict()
         if config.eval_timeout is not None:
             history.write("validation", state.step, scores)
+            log_evaluation(history.rows("validation"), data.classes)
             folder.keep_best(state.step, scores, state.write)
             plot(folder)
-        results = {"model": scores} | state.progress()
+        results = {"model": scores, "classes": data.classes} | state.progress()
         write_json(folder.evaluation, results)
         write_evaluation(folder, outcomes, data)
         if state.step >= config.train_steps:
             break
     if results is None:
-        raise FileNotFoundError(
-            f"There is no checkpoint in {folder.path} to evaluate. Train first, or check `model_dir`."
-        )
+        raise missing_checkpoint(folder)
     return results
 
 

@@ -30,6 +30,7 @@ from keras_efficientnet.training.devices import broadcast_from_chief, check_shar
 from keras_efficientnet.training.eval_mode import bind_evaluator, evaluate_checkpoints
 from keras_efficientnet.training.history import History, evaluations_since_best, plot
 from keras_efficientnet.training.preemption import watch
+from keras_efficientnet.training.progress import log_evaluation, log_export, log_run, make_progress_bar, show_step
 from keras_efficientnet.training.state import TrainState, divergence_message, make_variant
 from keras_efficientnet.training.steps import make_steps
 
@@ -153,6 +154,8 @@ class Trainer:
             Preempted: the run was stopped, or lost a host.
             ValueError: an image is broken, or the network has diverged.
         """
+        if self._is_chief:
+            log_run(self.state, self.data)
         with watch(self.state.strategy) as should_stop:
             self.train(should_stop)
             return self.state.progress() if self.config.mode == "train" else self.finish()
@@ -168,7 +171,7 @@ class Trainer:
         run_steps, taken = make_steps(state), int(state.batches_taken.numpy())
         batches = iter(make_batches(config, state.strategy, self.data, taken))
         self._keep_best()  # in case an earlier process was killed between an evaluation and this
-        with self._make_progress_bar() as bar:
+        with make_progress_bar(state, shows=self._is_chief) as bar:
             while state.step < config.train_steps and not self._stops_early():
                 step = state.step
                 self._run_steps(run_steps, batches, bar)
@@ -189,6 +192,7 @@ class Trainer:
             self.state.load_checkpoint(self.folder.best_checkpoint())
             outcomes = self._evaluate_average()
         results: dict[str, Any] = {"model": metrics.score(outcomes)._asdict(), "best": best} | progress
+        results["classes"] = self.data.classes
         if self.config.skip_broken_records:
             results["broken_records"] = self.data.broken_examples
         if self._is_chief:
@@ -200,6 +204,7 @@ class Trainer:
         plot(self.folder)
         write_evaluation(self.folder, outcomes, self.data)
         if self.config.export:
+            log_export(self.folder)
             read = make_reader(self.config, self.state.variant)
             for name, row in export_all(self.state.to_classifier(), self.data, self.folder, read).items():
                 results[name] = results.get(name, {}) | row
@@ -213,8 +218,7 @@ class Trainer:
             loss = float(run_steps(batches, tf.constant(count)))
         seconds = time.perf_counter() - started
         self.state.seconds.assign_add(seconds)
-        self._report(bar, loss, images / seconds)
-        bar.update(images)
+        self._report(bar, loss, images, seconds)
 
     def _explain_broken_image(self) -> str | None:
         return self.data.explain_train(int(self.state.batches_taken.numpy()) * self.config.train_batch_size)
@@ -225,25 +229,14 @@ class Trainer:
         stops = (every - step % every for every in (config.steps_per_eval, config.checkpoint_steps))
         return min(config.iterations_per_loop, config.train_steps - step, *stops)
 
-    def _make_progress_bar(self) -> tqdm:
-        config, step = self.config, self.state.step
-        return tqdm(
-            total=config.train_steps * config.train_batch_size,
-            initial=step * config.train_batch_size,
-            unit="image",
-            unit_scale=True,
-            desc="training",
-            disable=step >= config.train_steps or not self._is_chief,
-        )
-
-    def _report(self, bar: tqdm, loss: float, images_per_second: float) -> None:
+    def _report(self, bar: tqdm, loss: float, images: int, seconds: float) -> None:
         step = self.state.step
         if not math.isfinite(loss):
             raise ValueError(divergence_message(f"loss is {loss}", step))
         epoch, rate = step / self.state.steps_per_epoch, float(self.state.learning_rate(step))
-        values = {"loss": loss, "learning_rate": rate, "epoch": epoch, "images_per_second": images_per_second}
+        values = {"loss": loss, "learning_rate": rate, "epoch": epoch, "images_per_second": images / seconds}
         self.history.write("train", step, values)
-        bar.set_postfix(step=step, epoch=f"{epoch:.1f}", loss=f"{loss:.3f}", lr=f"{rate:.2g}")
+        show_step(bar, images, step=step, epoch=f"{epoch:.1f}", loss=f"{loss:.3f}", lr=f"{rate:.2g}")
 
     def _evaluate_and_save(self) -> None:
         """Evaluates and writes a checkpoint if this step is due for it; `finish` evaluates the last step."""
@@ -263,6 +256,8 @@ class Trainer:
         self.state.synchronize_statistics()
         outcomes = self._evaluate_average()
         self.history.write("validation", self.state.step, metrics.score(outcomes)._asdict())
+        if self._is_chief:
+            log_evaluation(self.history.rows("validation"), self.data.classes)
         return outcomes
 
     def _keep_best(self) -> None:

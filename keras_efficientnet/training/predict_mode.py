@@ -7,6 +7,7 @@ from keras_efficientnet import export
 from keras_efficientnet.config import TrainConfig
 from keras_efficientnet.evaluation.predictions import Prediction, find_images, predict_files
 from keras_efficientnet.evaluation.reports import write_csv
+from keras_efficientnet.preflight import missing_network
 from keras_efficientnet.preprocessing import make_reader
 from keras_efficientnet.runs import RunFolder
 from keras_efficientnet.training.state import load_classifier, make_variant
@@ -56,6 +57,4 @@ def _load_network(config: TrainConfig, folder: RunFolder) -> keras.Model:
         return load_classifier(config, path)
     if folder.model.is_file():
         return export.load_model(folder.path)
-    raise FileNotFoundError(
-        f"There is neither a checkpoint nor a {folder.model.name} in {folder.path}. Train first, or check `model_dir`."
-    )
+    raise missing_network(folder)

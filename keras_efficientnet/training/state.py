@@ -288,12 +288,7 @@ def _freeze_layers(model, layers):
     """Freezes the layers whose complete name matches a pattern, or a name in FROZEN."""
     if not layers:
         return
-    try:
-        pattern = re.compile(FROZEN.get(layers, layers))
-    except re.error as error:
-        raise ValueError(
-            f"`frozen_layers` must be a regular expression: {error}. Received: frozen_layers={layers}"
-        ) from error
+    pattern = re.compile(FROZEN.get(layers, layers))
     frozen = [layer for layer in model.layers if layer.weights and pattern.fullmatch(layer.name)]
     if not frozen:
         raise ValueError(

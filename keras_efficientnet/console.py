@@ -1,0 +1,128 @@
+"""What a user sees in a terminal: plain lines of this package, and of TensorFlow's C++ libraries only what matters.
+
+As a script, it is the filter between the C++ libraries and the terminal. Standard library and tqdm only.
+"""
+
+import atexit
+import contextlib
+import logging
+import os
+import re
+import select
+import signal
+import subprocess
+import sys
+import warnings
+from collections.abc import Iterator
+
+GPU_DEVICES = ("/dev/nvidiactl", "/dev/dxg")  # of NVIDIA's driver, on Linux and in WSL
+
+
+def has_gpu() -> bool:
+    """Returns whether the machine has an NVIDIA GPU with a driver, which TensorFlow may still be unable to use."""
+    return any(map(os.path.exists, GPU_DEVICES))
+
+
+def _native(level: str, source: str = r"[\w.-]+\.(?:cc|h)", message: str = "") -> str:
+    """Returns a pattern of the lines that C++ logs: "2026-01-31 23:59:59.9: I a/b.cc:1] " or "I0131 ... b.cc:1] "."""
+    return rf"(?:\d+-\d\d-\d\d [\d:.]+: {level} (?:[\w.-]+/)*|{level}\d{{4}} [\d:.]+ +\d+ ){source}:\d+\] {message}"
+
+
+NOISE = (
+    "WARNING: All log messages before ",
+    "(?:INFO|VERBOSE): ",  # LiteRT: "INFO: Created TensorFlow Lite XNNPACK delegate for CPU."
+    _native("[IW]"),  # TF_CPP_MIN_LOG_LEVEL comes too late for some of them
+    _native("E", message=r"Unable to register cu\w+ (?:factory|plugin)"),  # libraries that are linked twice
+)
+NOISE_WITHOUT_GPU = (_native("E", source=r"cuda\w*\.cc"),)  # "failed call to cuInit"
+
+
+def make_noise_pattern(gpu: bool) -> re.Pattern[bytes]:
+    """Returns the pattern of lines that are hidden. Errors about GPUs are hidden only on machines without one."""
+    return re.compile("|".join(NOISE if gpu else NOISE + NOISE_WITHOUT_GPU).encode())
+
+
+def filter_native_logs() -> None:
+    """Passes what C++ libraries write to stderr through a filter, which hides information and known false alarms.
+
+    The filter is a process of its own: it also shows the last words of a process that crashes. Python's own stderr does
+    not pass through it. Call this before TensorFlow is imported; without it, TensorFlow shows all of its lines.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    if os.name == "nt" or sys.stderr is None:
+        return
+    with contextlib.suppress(OSError):  # too many processes or files: then nothing is hidden
+        screen = os.dup(2)
+        command = [sys.executable, "-I", "-S", __file__]
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=screen, start_new_session=True)
+        pipe = process.stdin.fileno()  # type: ignore[union-attr]
+        os.dup2(pipe, 2)
+        process.stdin.close()  # type: ignore[union-attr]
+        encoding, errors = sys.stderr.encoding, sys.stderr.errors
+        sys.stderr = open(screen, "w", buffering=1, encoding=encoding, errors=errors, closefd=False)
+        atexit.register(_stop_filter, process, screen)
+
+
+def _stop_filter(process: "subprocess.Popen[bytes]", screen: int) -> None:
+    """Shows the last lines before the process ends; child processes that go on keep the filter."""
+    os.dup2(screen, 2)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(timeout=1)
+
+
+def run_filter() -> None:
+    """Copies stdin to stdout without noise, until all processes that write to it have ended."""
+    for name in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # the processes that write decide when they stop
+        signal.signal(name, signal.SIG_IGN)
+    noise, rest = make_noise_pattern(has_gpu()), b""
+    while True:
+        if rest and not select.select([0], [], [], 0.2)[0]:  # a line without an end: a progress bar, a prompt
+            _write(rest)
+            rest = b""
+        chunk = os.read(0, 1 << 16)
+        lines = (rest + chunk).split(b"\n")
+        rest = lines.pop()
+        _write(b"".join(line + b"\n" for line in lines if not noise.match(line)))
+        if not chunk:
+            return _write(rest)
+
+
+def _write(text: bytes) -> None:
+    while text:
+        text = text[os.write(1, text) :]
+
+
+class LineHandler(logging.Handler):
+    """Shows records as plain lines, above a progress bar if there is one: information on stdout, others on stderr."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        from tqdm import tqdm
+
+        is_information = record.levelno < logging.WARNING
+        stream = sys.stdout if is_information else sys.stderr
+        text = record.getMessage()
+        tqdm.write(text if is_information else f"{record.levelname.lower()}: {text}", file=stream)
+        stream.flush()
+
+
+@contextlib.contextmanager
+def plain_lines() -> Iterator[None]:
+    """Shows information of this package and warnings of all packages as plain lines while the block runs."""
+    ours, handler = logging.getLogger("keras_efficientnet"), LineHandler()
+    fonts = logging.getLogger("matplotlib")
+    levels, show = (ours.level, fonts.level), warnings.showwarning
+    ours.setLevel(logging.INFO)
+    fonts.setLevel(logging.ERROR)  # it warns that it builds its list of fonts, once for each machine
+    logging.root.addHandler(handler)
+    warnings.showwarning = lambda message, *where, **options: ours.warning(message)
+    try:
+        yield
+    finally:
+        warnings.showwarning = show
+        logging.root.removeHandler(handler)
+        for logger, level in zip((ours, fonts), levels, strict=True):
+            logger.setLevel(level)
+
+
+if __name__ == "__main__":
+    run_filter()

@@ -1,0 +1,68 @@
+"""The lines of a terminal. The C++ lines are those that TensorFlow 2.18 to 2.21 wrote, with and without a GPU."""
+
+import logging
+import subprocess
+import sys
+import warnings
+
+import pytest
+
+from keras_efficientnet.console import make_noise_pattern, plain_lines
+
+INFORMATION = (
+    "WARNING: All log messages before absl::InitializeLog() is called are written to STDERR",
+    "I0000 00:00:1795886005.654766   28044 port.cc:153] oneDNN custom operations are on.",
+    "I0000 00:00:1795886005.655118   28044 cudart_stub.cc:31] Could not find cuda drivers on your machine",
+    "2025-08-14 10:31:22.714353: I tensorflow/core/platform/cpu_feature_guard.cc:210] This TensorFlow binary is",
+    "2025-08-14 10:31:20.1: E external/local_xla/xla/cuda/cuda_fft.cc:4] Unable to register cuFFT factory",
+    "W0000 00:00:1748443432.421301    3342 computation_placer.cc:177] computation placer already registered.",
+    "INFO: Created TensorFlow Lite XNNPACK delegate for CPU.",
+)
+NO_GPU = "E0000 00:00:1795886007.008373   28044 cuda_platform.cc:52] failed call to cuInit: INTERNAL: CUDA error"
+ERRORS = (
+    "2025-08-14 10:31:22.7: F tensorflow/core/platform/cpu_feature_guard.cc:35] The TensorFlow library was compiled to",
+    "E0000 00:00:1795886007.008373   28044 gpu_device.cc:52] Failed to allocate device memory",
+    "terminate called after throwing an instance of 'std::bad_alloc'",
+    "Segmentation fault",
+    "W1128 17:12:33.123456 14012345 loop.py:72] a warning of Python",
+)
+
+
+@pytest.mark.parametrize("gpu", [True, False])
+def test_noise_is_information_and_false_alarms(gpu):
+    noise = make_noise_pattern(gpu)
+    assert [line for line in (*INFORMATION, *ERRORS) if noise.match(line.encode())] == [*INFORMATION]
+    assert bool(noise.match(NO_GPU.encode())) != gpu
+
+
+WRITE = """
+import os, sys
+from keras_efficientnet import console
+console.filter_native_logs()
+for line in sys.argv[2:]:
+    os.write(2, line.encode() + b"\\n")
+os.write(2, b"no end of line")
+sys.stderr.write("from Python\\n")
+os.abort() if sys.argv[1] == "crash" else None
+"""
+
+
+@pytest.mark.parametrize("end", ["exit", "crash"])
+def test_errors_are_shown_even_if_the_process_crashes(end):
+    command = [sys.executable, "-c", WRITE, end, *INFORMATION, *ERRORS]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert (done.returncode == 0) == (end == "exit")
+    shown = done.stderr.replace("from Python\n", "", 1)
+    assert shown == "".join(f"{line}\n" for line in ERRORS) + "no end of line"
+
+
+def test_information_and_warnings_are_plain_lines(capsys):
+    with warnings.catch_warnings(), plain_lines():
+        warnings.simplefilter("always")
+        logging.getLogger("keras_efficientnet.training").info("network  b0")
+        logging.getLogger("tensorflow").info("Sharding callback duration: 20 microseconds")
+        logging.warning("a batch is larger than the data")
+        warnings.warn("classes differ", stacklevel=1)
+    shown = capsys.readouterr()
+    assert shown.out == "network  b0\n"
+    assert shown.err == "warning: a batch is larger than the data\nwarning: classes differ\n"
