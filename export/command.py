@@ -2,6 +2,7 @@
 
 import contextlib
 import logging as standard_logging
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path

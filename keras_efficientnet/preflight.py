@@ -13,7 +13,9 @@ from pathlib import Path
 from keras_efficientnet.architectures import OTHER_NAMES, VARIANTS, find_variant
 from keras_efficientnet.config import TrainConfig
 from keras_efficientnet.files import check_target
-from keras_efficientnet.runs import RunFolder, read_labels
+from keras_efficientnet.labels import read_labels
+from keras_efficientnet.paths import split_paths
+from keras_efficientnet.runs import RunFolder
 from keras_efficientnet.weights import pretrained
 
 DATASETS = ("sample", "records", "folder")
@@ -104,9 +106,7 @@ def _exists(path):
 
 def check_images(images: str) -> None:
     """Raises FileNotFoundError if a file or folder in a list of image files, folders and patterns does not exist."""
-    if _exists(images):
-        return
-    for path in filter(None, map(str.strip, images.split(","))):
+    for path in split_paths(images):
         if not _exists(path) and not set(path) & set("*?["):
             raise FileNotFoundError(
                 f"No image files at {path!r}. `images` must be image files, folders of them or patterns like "
@@ -129,8 +129,8 @@ def check_weights(weights: str, model_name: str | None) -> None:
     if not pretrained.is_name(weights):
         if not _exists(weights) and not _exists(f"{weights}.index"):
             raise FileNotFoundError(
-                "`weights` must be None or the path of a weights file or a run folder, or the name of published weights. "
-                f"There is no file {weights!r}."
+                "`weights` must be None or the path of a weights file or a run folder, or the name of published "
+                f"weights. There is no file {weights!r}."
             )
         return
     if model_name is None:
