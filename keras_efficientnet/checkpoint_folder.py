@@ -43,7 +43,7 @@ class CheckpointFolder:
             ValueError: no checkpoint is complete.
         """
         for path in self._list():
-            if self._is_complete(path):
+            if self.is_complete(path):
                 return path
         if self._state.exists() or any(map(FILE.fullmatch, _list_names(self.path))):
             raise ValueError(
@@ -60,7 +60,7 @@ class CheckpointFolder:
             new = self._list()
             new = new[: next((number for number, path in enumerate(new) if path in seen), None)]
             seen.update(new)
-            complete = next(filter(self._is_complete, new), None)
+            complete = next(filter(self.is_complete, new), None)
             if complete:
                 yield complete
                 end = time.monotonic() + timeout
@@ -108,18 +108,7 @@ class CheckpointFolder:
                     self._remove(name.split("_temp")[0])
                 shutil.rmtree(self.path / name, ignore_errors=True)
 
-    @property
-    def _state(self) -> Path:
-        """TensorFlow's list of checkpoints: names the latest one, for TensorFlow's own functions."""
-        return self.path / "checkpoint"
-
-    def _list(self) -> list[str]:
-        """Returns the paths of the checkpoints that have an index, without `.index`, the latest first."""
-        found = [match for name in _list_names(self.path) if (match := FILE.fullmatch(name))]
-        steps = {int(match[1]) for match in found if match[2] == "index"}
-        return [str(self.path / f"ckpt-{step}") for step in sorted(steps, reverse=True)]
-
-    def _is_complete(self, path: str) -> bool:
+    def is_complete(self, path: str) -> bool:
         """Returns whether every value of a checkpoint can be read; warns if not, unless training has removed it."""
         import tensorflow as tf
 
@@ -134,6 +123,17 @@ class CheckpointFolder:
                 logging.warning(f"{path} is incomplete or damaged, and is not used: {reason}")
             return False
         return True
+
+    @property
+    def _state(self) -> Path:
+        """TensorFlow's list of checkpoints: names the latest one, for TensorFlow's own functions."""
+        return self.path / "checkpoint"
+
+    def _list(self) -> list[str]:
+        """Returns the paths of the checkpoints that have an index, without `.index`, the latest first."""
+        found = [match for name in _list_names(self.path) if (match := FILE.fullmatch(name))]
+        steps = {int(match[1]) for match in found if match[2] == "index"}
+        return [str(self.path / f"ckpt-{step}") for step in sorted(steps, reverse=True)]
 
     def _write_state(self, step: int) -> None:
         """Writes TensorFlow's list of checkpoints, from the earliest to the one of `step`."""

@@ -1,6 +1,7 @@
 """Recipes: named sets of default options, and the `TrainConfig` made from a recipe and the given options."""
 
 import dataclasses
+import typing
 from collections.abc import Mapping
 from typing import Any
 
@@ -122,10 +123,20 @@ def _read_run_options(given: Mapping[str, Any]) -> dict[str, Any]:
     name = given.get("model_name") or recipe.get("model_name", TrainConfig.model_name)
     run = RunFolder(given.get("model_dir") or f"runs/{name}")
     options = run.read_options(timeout=given.get("eval_timeout") or 0) or {}
+    _check_types(options, run)
     if options and "data_dir" in given:
         options |= {"num_train_images": None, "num_eval_images": None}
     names = _option_names() - set(ONE_CALL_OPTIONS)
     return {name: value for name, value in options.items() if name in names}
+
+
+def _check_types(options: Mapping[str, Any], run: RunFolder) -> None:
+    """Raises ValueError if an option of a run has a value of another type."""
+    hints = typing.get_type_hints(TrainConfig)
+    for name in hints.keys() & options.keys():
+        value, kind = options[name], hints[name]
+        if not isinstance(float(value) if type(value) is int and kind in (float, float | None) else value, kind):
+            raise ValueError(f"{run.config} is incomplete: {name} is {value!r}. {run.how_to_get_options()}")
 
 
 def _option_names() -> set[str]:

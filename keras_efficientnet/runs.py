@@ -145,7 +145,14 @@ class RunFolder:
         end = time.monotonic() + timeout
         while not self.is_run() and time.monotonic() < end:
             time.sleep(0.2)
-        return _read_object(self.config, "Give every option, or copy the file again.") if self.is_run() else None
+        return _read_object(self.config, self.how_to_get_options()) if self.is_run() else None
+
+    def how_to_get_options(self) -> str:
+        """Returns what to do if the options of the run are lost, in words."""
+        return (
+            f"Copy {self.config.name} again. If it is lost, train one step with the same options in another "
+            "`model_dir`, and copy the file from there."
+        )
 
     def write_options(self, options: Mapping[str, Any]) -> None:
         """Writes the options of the run."""
@@ -193,23 +200,33 @@ class RunFolder:
         """
         if not self._best.exists():
             return None
-        best = _read_object(self._best)
-        if not isinstance(best.get("step"), int):
-            raise ValueError(f"{self._best} is incomplete: it has no step.")
+        best = _read_object(self._best, self._how_to_get_best())
+        if type(best.get("step")) is not int or type(best.get("top_1_accuracy")) not in (int, float):
+            raise ValueError(
+                f"{self._best} is incomplete: it has no step, or no top_1_accuracy. {self._how_to_get_best()}"
+            )
         return best
+
+    def _how_to_get_best(self) -> str:
+        """Returns what to do if the best checkpoint is lost, in words."""
+        name = self._best.name
+        return f"Copy {self.archive.name}/ again, or remove {name}: the run then keeps the next best checkpoint."
 
     def best_checkpoint(self) -> str:
         """Returns the path of the best checkpoint without `.index`.
 
         Raises:
-            FileNotFoundError: no evaluation was kept.
+            FileNotFoundError: no evaluation was kept, or its checkpoint is missing or damaged.
         """
         best = self.find_best()
         if best is None:
             raise FileNotFoundError(
                 f"There is no best checkpoint in {self.archive}. Train until an evaluation, or leave out `use_best`."
             )
-        return self._archived(best["step"])
+        path = self._archived(best["step"])
+        if not CheckpointFolder(self.archive).is_complete(path):
+            raise FileNotFoundError(f"{path} is missing or damaged. {self._how_to_get_best()}")
+        return path
 
     def keep_best(self, step: int, scores: Mapping[str, float], write: Callable[[str], Any]) -> None:
         """Archives a checkpoint if its top-1 is higher than that of every earlier one.

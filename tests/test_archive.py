@@ -195,9 +195,28 @@ def test_mode_train_has_no_best_checkpoint(options):
         make_config(mode="train", **options)
 
 
-@pytest.mark.parametrize("content", ["{", "[]", "{}", '{"step": "../../x"}'])
+@pytest.mark.parametrize(
+    "content", ["{", "[]", "{}", "\0\0", '{"step": "../../x", "top_1_accuracy": 1}', '{"step": 10}', '{"step": true}']
+)
 def test_a_broken_file_about_the_best_checkpoint_is_named(tmp_path, content):
-    (tmp_path / "archive").mkdir()
+    keep(tmp_path, 10, 0.9)
     (tmp_path / "archive/best_eval.json").write_text(content)
-    with pytest.raises(ValueError, match="best_eval.json is incomplete: "):
+    for call in (RunFolder(tmp_path).best_checkpoint, lambda: RunFolder(tmp_path).forget_best_after(10)):
+        with pytest.raises(
+            ValueError, match="best_eval.json is incomplete: .* Copy archive/ again, or remove best_eval"
+        ):
+            call()
+    (tmp_path / "archive/best_eval.json").unlink()  # as the message says
+    keep(tmp_path, 20, 0.1)
+    assert kept_value(tmp_path) == 20 and len(list((tmp_path / "archive").iterdir())) == 3
+
+
+@pytest.mark.parametrize("file", ["ckpt-10.index", "ckpt-10.data-00000-of-00001"])
+@pytest.mark.parametrize("content", [None, b""])
+def test_a_lost_or_damaged_best_checkpoint_is_named(tmp_path, file, content):
+    keep(tmp_path, 10, 0.9)
+    (tmp_path / "archive" / file).unlink() if content is None else (tmp_path / "archive" / file).write_bytes(content)
+    with pytest.raises(
+        FileNotFoundError, match="archive/ckpt-10 is missing or damaged. Copy archive/ again, or remove"
+    ):
         RunFolder(tmp_path).best_checkpoint()

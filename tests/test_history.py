@@ -36,6 +36,47 @@ def test_the_log_of_a_separate_evaluation_keeps_every_row(tmp_path):
     assert [row["step"] for row in read_rows(tmp_path / "log.jsonl")] == [1]
 
 
+BROKEN = {
+    "a blank line": b"",
+    "zeros": bytes(50),
+    "cut off": b'{"part": "train", "st',
+    "bytes": b"\xff\xfe\x00",
+    "no object": b"17",
+    "no step": b'{"part": "train", "loss": 1.0}',
+    "no part": b'{"step": 2, "loss": 1.0}',
+    "no loss": b'{"part": "train", "step": 2}',
+    "no accuracy": b'{"part": "validation", "step": 2, "loss": 1.0}',
+    "a word for a number": b'{"part": "train", "step": 2, "loss": "high"}',
+    "a number with a dot": b'{"part": "train", "step": 2.5, "loss": 1.0}',
+    "deep": b"[" * 100_000,
+}
+
+
+@pytest.mark.parametrize("line", BROKEN.values(), ids=BROKEN)
+def test_a_broken_line_is_reported_and_left_out(tmp_path, line, caplog):
+    history, log = History(RunFolder(tmp_path), 0), tmp_path / "log.jsonl"
+    for step in (1, 3):
+        history.write("train", step, ROW)
+    first, last = log.read_bytes().splitlines(keepends=True)
+    log.write_bytes(first + line + b"\n" + last)
+    resumed = History(RunFolder(tmp_path), 3)
+    assert f"{log}, line 2: not a row of the log" in caplog.text
+    assert [row["step"] for row in resumed.rows("train")] == [1, 3] and log.read_bytes() == first + last
+    plot(RunFolder(tmp_path))
+    caplog.clear()
+    log.write_bytes(first + last + line)
+    assert [row["step"] for row in read_rows(log)] == [1, 3] and not caplog.text  # a crash cut the last line off
+
+
+def test_rows_beside_zeros_and_without_a_last_line_break_are_kept(tmp_path, caplog):
+    """A crash of the system leaves zeros at the end of a file; an editor may remove the last line break."""
+    row = b'{"part": "train", "step": %d, "loss": 1.0}'
+    (tmp_path / "log").write_bytes(row % 1 + b"\r\n" + bytes(99) + row % 2 + b"\n" + row % 3)
+    assert [each["step"] for each in read_rows(tmp_path / "log")] == [1, 2, 3] and not caplog.text
+    (tmp_path / "log").write_bytes(b"\n" * 9)
+    assert read_rows(tmp_path / "log") == [] and "log, line 1, 2, 3, 4, 5, ...: not a row" in caplog.text
+
+
 def test_a_row_is_written_once(tmp_path):
     History(RunFolder(tmp_path), 0).write("validation", 7, SCORES)
     History(RunFolder(tmp_path), 7).write("validation", 7, SCORES)

@@ -245,8 +245,11 @@ def test_invalid_options_are_named(options, message):
         training.predict(make_config(**options))
 
 
-@pytest.mark.parametrize("content", ['{"train_steps":', "[]"])
+WRONG_TYPES = ['{"train_steps": "9"}', '{"seed": null}', '{"recipe": []}', '{"crop_fraction": {}}', '{"optimizer": 1}']
+
+
+@pytest.mark.parametrize("content", ['{"train_steps":', "[]", "\0\0", "", *WRONG_TYPES])
 def test_broken_options_of_a_run_are_named(tmp_path, content):
     (tmp_path / "config.json").write_text(content)
-    with pytest.raises(ValueError, match="config.json is incomplete"):
+    with pytest.raises(ValueError, match="config.json is incomplete: .* Copy config.json again"):
         make_config(mode="eval", model_dir=str(tmp_path))

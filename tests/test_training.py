@@ -203,8 +203,41 @@ def test_dropout_may_differ_in_evaluation_but_not_in_training(trained):
 def test_checkpoints_without_the_options_of_their_run_are_an_error(trained, tmp_path):
     folder, _ = trained
     shutil.copytree(folder / "checkpoints", tmp_path / "checkpoints")
-    with pytest.raises(FileNotFoundError, match="config.json is missing"):
+    with pytest.raises(
+        FileNotFoundError, match="config.json is missing: .* Copy config.json again. If it is lost, tra"
+    ):
         training.run(make_config(model_dir=str(tmp_path), mode="eval", **SMALL))
+    (tmp_path / "config.json").write_bytes(bytes(100))
+    with pytest.raises(ValueError, match="config.json is incomplete: .* Copy config.json again. If it is lost, train"):
+        training.run(make_config(model_dir=str(tmp_path), mode="train", **SMALL))
+
+
+DAMAGES = {
+    "removed": None,
+    "empty": lambda content: b"",
+    "zeros": lambda content: bytes(len(content)),
+    "cut": lambda content: content[: len(content) // 2],
+    "changed": lambda content: content[:9] + bytes([content[9] ^ 255]) + content[10:],
+    "lengthened": lambda content: content + bytes(4096),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_run_folder_ends_with_the_same_results_or_a_message_that_names_a_file(trained, tmp_path, damage):
+    """Each file that a run has, one at a time. Reports and exports are written again."""
+    folder, results = trained
+    names = [path.relative_to(folder) for path in sorted(folder.rglob("*")) if path.is_file()]
+    for number, name in enumerate(names):
+        path = shutil.copytree(folder, tmp_path / str(number)) / name
+        path.write_bytes(DAMAGES[damage](path.read_bytes())) if DAMAGES[damage] else path.unlink()
+        try:
+            again = training.run(make_config(model_dir=str(tmp_path / str(number)), train_steps=20, **SMALL))
+        except (ValueError, OSError) as error:
+            assert name.parts[0] in str(error) and "Copy" in str(error), (name, error)
+        else:
+            assert again["model"] == results["model"] and again["steps"] == 20, name
+            assert read_rows(tmp_path / str(number) / "log.jsonl")[-1]["step"] == 20, name
 
 
 def test_evaluation_before_training_is_an_error(tmp_path):

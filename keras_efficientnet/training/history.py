@@ -1,6 +1,7 @@
 """The history of a run: a log in lines of JSON, scalars for TensorBoard, and a plot of the training curve."""
 
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,8 @@ import tensorflow as tf
 
 from keras_efficientnet.files import save_figure, write_text
 from keras_efficientnet.runs import RunFolder
+
+REQUIRED = {"train": {"loss"}, "validation": {"loss", "top_1_accuracy"}}  # values of a row, by part
 
 
 class History:
@@ -58,11 +61,27 @@ class History:
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """Returns the rows of a log, without a last line that a crash cut off."""
-    if not path.exists():
-        return []
-    lines = path.read_text("utf-8").split("\n")[:-1]  # text after the last line break is incomplete
-    return [json.loads(line) for line in lines]
+    """Returns the rows of a log. Warns about lines that are not rows, except a last line that a crash cut off."""
+    lines = path.read_bytes().split(b"\n") if path.exists() else []
+    rows = [_parse_row(line) for line in lines]
+    broken = [number for number, row in enumerate(rows[:-1], start=1) if row is None]
+    if broken:
+        numbers = ", ".join(map(str, broken[:5])) + (", ..." if len(broken) > 5 else "")
+        logging.warning(f"{path}, line {numbers}: not a row of the log. It is left out.")
+    return [row for row in rows if row is not None]
+
+
+def _parse_row(line):
+    """Returns the row in a line, or None if there is none."""
+    try:
+        row = json.loads(line.decode("utf-8").strip("\0"))  # a crash of the system may leave zeros
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(row, dict) or type(row.get("step")) is not int or not isinstance(row.get("part"), str):
+        return None
+    values = {name: value for name, value in row.items() if name not in ("part", "step")}
+    are_numbers = all(type(value) in (int, float) for value in values.values())
+    return row if are_numbers and REQUIRED.get(row["part"], set()) <= set(values) else None
 
 
 def evaluations_since_best(rows: Sequence[Mapping[str, float]]) -> int:

@@ -146,6 +146,8 @@ class Trainer:
         self.history = History(self.folder, step, writes=self._is_chief)
         if self._is_chief:
             self.folder.forget_best_after(step)
+            if self.config.prefers_best and self.folder.find_best():
+                self.folder.best_checkpoint()  # raises now, not after the last step
 
     def run(self) -> dict[str, Any]:
         """Runs the remaining steps, then evaluates and exports, unless the mode is train; returns the results.

@@ -167,7 +167,7 @@ class TrainState:
         latest = self._checkpoints.recover() if is_chief(self.strategy) else self._checkpoints.latest()
         if latest:
             _check_options(self.config, run)
-            with without_wildcards(latest) as path:
+            with _restoring(latest) as path:
                 self._checkpoint.restore(path).assert_consumed()
             self._fork_seeds()
             return self.step
@@ -187,7 +187,7 @@ class TrainState:
             tf.errors.NotFoundError: the checkpoint was removed.
         """
         _check_options(self.config, run_of_checkpoint(path))
-        with without_wildcards(path) as plain:
+        with _restoring(path) as plain:
             self._checkpoint.restore(plain).expect_partial()  # with another dropout, the seeds differ
 
     def write(self, path: str) -> None:
@@ -254,9 +254,22 @@ def load_classifier(config: TrainConfig, path: str) -> keras.Model:
     model = _make_classifier(config, make_variant(config))
     table = tf.train.Checkpoint(**{v.path: v.value for v in model.weights})
     part = "average" if config.moving_average_decay > 0 else "model"
-    with without_wildcards(path) as plain:
+    with _restoring(path) as plain:
         tf.train.Checkpoint(**{part: table}).restore(plain).assert_existing_objects_matched().expect_partial()
     return model
+
+
+@contextlib.contextmanager
+def _restoring(path: str) -> Iterator[str]:
+    """Yields the path of a checkpoint for TensorFlow. Raises ValueError if its values do not match the network."""
+    try:
+        with without_wildcards(path) as plain:
+            yield plain
+    except (AssertionError, ValueError) as error:
+        reason = " ".join(str(error).split())[:150]
+        raise ValueError(
+            f"{path} does not match {run_of_checkpoint(path).config}: {reason}. Copy both again from the same run."
+        ) from error
 
 
 def _make_network(config, variant, **arguments):
@@ -324,8 +337,10 @@ def _check_options(config, run):
     """Raises ValueError if the options that must match differ from those of the run."""
     old, new = run.read_options(), dataclasses.asdict(config)
     if old is None:
-        raise FileNotFoundError(f"{run.config} is missing: without it the checkpoints of the run cannot be used.")
-    if (old.get("moving_average_decay", 0) > 0) == (new["moving_average_decay"] > 0):  # only averaging on or off counts
+        raise FileNotFoundError(
+            f"{run.config} is missing: without it the checkpoints of the run cannot be used. {run.how_to_get_options()}"
+        )
+    if bool(old.get("moving_average_decay")) == (new["moving_average_decay"] > 0):  # only averaging on or off counts
         old["moving_average_decay"] = new["moving_average_decay"]
     training = TRAINING if config.mode in ("train", "train_and_eval") else ()
     fixed = (*NETWORK, "moving_average_decay", *training)
