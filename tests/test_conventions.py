@@ -14,7 +14,7 @@ from keras_efficientnet import runs
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "keras_efficientnet"
 FLOORS = (
-    {"architectures", "augmentation", "config", "files", "layers"},
+    {"architectures", "augmentation", "config", "files", "import_hook", "layers"},
     {"optimizers", "preprocessing"},
     {"blocks", "datasets", "evaluation", "profiling", "runs", "runtimes"},
     {"recipes"},
