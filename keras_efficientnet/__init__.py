@@ -4,8 +4,9 @@
 """
 
 import importlib
-import sys
 from typing import Any
+
+from keras_efficientnet.import_hook import register_layers
 
 __version__ = "0.1.0"
 
@@ -55,8 +56,7 @@ _HOME = {  # public name -> its module
 _MODULES = ("export", "training")  # available after `import keras_efficientnet`
 __all__ = [*_HOME]
 
-if sys.modules.get("keras"):  # registers our layers for keras.saving.load_model
-    importlib.import_module("keras_efficientnet.layers")
+register_layers()  # for keras.saving.load_model
 
 
 def __getattr__(name: str) -> Any:

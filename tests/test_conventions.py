@@ -14,7 +14,8 @@ from keras_efficientnet import runs
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "keras_efficientnet"
 FLOORS = (
-    {"architectures", "augmentation", "config", "console", "decoding", "files", "labels", "layers", "locks", "paths"},
+    {"architectures", "augmentation", "config", "console", "decoding", "files", "import_hook", "labels", "layers"}
+    | {"locks", "paths"},
     {"checkpoint_folder", "optimizers", "preprocessing"},
     {"blocks", "datasets", "evaluation", "profiling", "runs", "runtimes"},
     {"recipes"},
