@@ -21,6 +21,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before TensorFlow is impor
 from absl import app, flags, logging
 
 from keras_efficientnet.config import TrainConfig
+from keras_efficientnet.files import stop_on_signals
 from keras_efficientnet.recipes import make_config
 from keras_efficientnet.runs import Preempted
 
@@ -171,4 +172,5 @@ def to_row(name: str, row: dict[str, float]) -> str:
 define_flags()
 
 if __name__ == "__main__":
+    stop_on_signals()
     app.run(main, flags_parser=parse_flags)

@@ -66,7 +66,7 @@ def run(main: Callable[[], Sequence[str]], *, stopped: str = "Nothing was writte
 
     Args:
         main: calls the library.
-        stopped: what Ctrl+C leaves behind, in words.
+        stopped: what Ctrl+C, SIGTERM or SIGHUP leaves behind, in words.
     """
     script = Path(sys.argv[0]).name
 
@@ -82,6 +82,9 @@ def run(main: Callable[[], Sequence[str]], *, stopped: str = "Nothing was writte
         try:
             import keras  # noqa: F401  first: keras_efficientnet then registers its layers
 
+            from keras_efficientnet.files import stop_on_signals
+
+            stop_on_signals()
             lines = main()
         except KeyboardInterrupt:
             sys.exit(f"{script}: stopped. {stopped}")
