@@ -21,6 +21,7 @@ from absl import app, flags, logging
 
 from keras_efficientnet import console, preflight
 from keras_efficientnet.config import TrainConfig
+from keras_efficientnet.files import stop_on_signals
 from keras_efficientnet.recipes import make_config
 from keras_efficientnet.runs import Preempted, RunFolder
 
@@ -222,4 +223,5 @@ def to_listing(folder: RunFolder) -> str:
 define_flags()
 
 if __name__ == "__main__":
+    stop_on_signals()
     app.run(start, flags_parser=parse_flags)

@@ -11,6 +11,7 @@ from typing import Any
 from absl import app, flags, logging
 
 from keras_efficientnet import console, preflight
+from keras_efficientnet.files import stop_on_signals
 
 USER_ERRORS = (ImportError, OSError, RuntimeError, ValueError)
 
@@ -96,7 +97,7 @@ def run(main: Callable[[], Sequence[str]], check: Callable[[], None], *, stopped
     Args:
         main: calls the library.
         check: raises what the flags alone decide. It is called first, because importing TensorFlow takes seconds.
-        stopped: what Ctrl+C leaves behind, in words.
+        stopped: what Ctrl+C, SIGTERM or SIGHUP leaves behind, in words.
     """
     script = Path(sys.argv[0]).name
 
@@ -111,9 +112,8 @@ def run(main: Callable[[], Sequence[str]], check: Callable[[], None], *, stopped
             sys.exit(f"{script}: {arguments[1]!r} is not a flag. Each option is --name=value; --help lists them.")
         try:
             check()
+            stop_on_signals()
             with _show_lines():
-                import keras  # noqa: F401  first: keras_efficientnet then registers its layers
-
                 lines = main()
         except KeyboardInterrupt:
             sys.exit(f"{script}: stopped. {stopped}")

@@ -1,18 +1,30 @@
 """Complete-or-nothing writing: a file or folder is written beside its place and moved there when it is complete."""
 
 import contextlib
+import ctypes
 import io
 import itertools
 import json
 import os
+import re
 import shutil
+import signal
+import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
+
+if sys.platform != "win32":
+    import fcntl
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+UNFINISHED = ".unfinished"  # last part of the names of temporary folders: .NAME.RANDOM.unfinished
+LEFTOVER = re.compile(rf"\.(.+)\.[a-z0-9_]{{8}}{re.escape(UNFINISHED)}")
+LOCK = ".lock"  # file in a temporary folder, locked by the process that writes there for as long as it lives
+AT_FDCWD, RENAME_EXCHANGE = -100, 2  # linux/fcntl.h, linux/fs.h
 
 
 class RejectedFileError(RuntimeError):
@@ -22,12 +34,16 @@ class RejectedFileError(RuntimeError):
 def check_target(path: str | os.PathLike[str], overwrite: bool, is_ours: Callable[[Path], bool]) -> None:
     """Raises FileExistsError if `path` must not be overwritten.
 
+    Before that, removes the temporary files that killed processes left beside `path`, and puts back a folder that such
+    a process had moved away and not replaced. What a living process writes stays.
+
     Args:
         path: a file or folder that may exist.
         overwrite: whether the user allows to replace it.
         is_ours: returns whether an existing file or folder is of the kind that replaces it.
     """
     target = Path(path).resolve()
+    _remove_leftovers(target.parent)
     if target.exists() and not overwrite:
         raise FileExistsError(f"{path} exists. Choose another path, or overwrite it: overwrite=True, --overwrite.")
     if target.exists() and not is_ours(target):
@@ -62,7 +78,7 @@ def replacing(
     check_target(path, overwrite, is_ours)
     target = Path(path).resolve()
     target.parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))  # on the same file system: can rename
+    folder, lock = _make_folder(target)
     new, old = folder / target.name, folder / f"{target.name}.old"
     try:
         yield new
@@ -74,8 +90,20 @@ def replacing(
         os.replace(new, aside)
         raise RejectedFileError(f"{error} It is kept aside: {aside}") from None
     finally:
+        lock.close()
         if target.exists() or not old.exists():  # else the temporary folder has the only copy
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def stop_on_signals() -> None:
+    """Lets SIGTERM and SIGHUP raise KeyboardInterrupt, as Ctrl-C does, so that temporary files are removed.
+
+    For scripts: a library leaves signals alone. An ignored signal stays ignored, as `nohup` needs it.
+    """
+    for name in ("SIGTERM", "SIGHUP"):  # Windows has no SIGHUP
+        number = getattr(signal, name, None)
+        if number and signal.getsignal(number) == signal.SIG_DFL:
+            signal.signal(number, signal.default_int_handler)
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -125,6 +153,23 @@ def _show_dollars(figure: "Figure") -> None:
         text.set_parse_math(False)
 
 
+def _remove_leftovers(folder):
+    """Removes the temporary folders of killed processes; puts back what they had moved away and not replaced."""
+    names = {path: LEFTOVER.fullmatch(path.name) for path in folder.glob(f".*{UNFINISHED}")}
+    for left, name in names.items():
+        if name:
+            with contextlib.suppress(OSError), open(left / LOCK, "a") as lock:  # OSError: locked, or of another user
+                _lock(lock, wait=False)
+                _remove_leftover(left, folder / name[1])
+
+
+def _remove_leftover(left, target):
+    old = left / f"{target.name}.old"
+    if old.exists() and not target.exists():
+        os.replace(old, target)
+    shutil.rmtree(left, ignore_errors=True)
+
+
 def _find_aside(target, is_ours) -> Path:
     """Returns the path for a rejected file: a free one, or one that holds an earlier rejected file."""
     names = (f"{target.name}.rejected{f'-{number}' if number else ''}" for number in itertools.count())
@@ -142,7 +187,35 @@ def _flush(path):
                 os.fsync(stream)
 
 
+def _make_folder(target) -> tuple[Path, IO[str]]:
+    """Returns a new temporary folder beside a path, and its locked `LOCK`."""
+    while True:
+        folder = Path(tempfile.mkdtemp(UNFINISHED, f".{target.name}.", target.parent))  # can be renamed to the target
+        try:
+            lock = open(folder / LOCK, "a")
+            with contextlib.suppress(OSError):  # a file system without locks: then nobody removes the folder
+                _lock(lock, wait=True)
+        except FileNotFoundError:  # another process took the folder for a leftover
+            continue
+        except BaseException:  # for example a full disk
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+        if folder.exists():
+            return folder, lock
+        lock.close()
+
+
+def _lock(file, wait):
+    """Locks a file for this process; raises an OSError if it cannot, or if another process has locked it."""
+    if sys.platform == "win32":
+        raise OSError("There is no flock.")
+    fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
 def _swap(new, target, old):
+    """Moves a file or folder to its place; an old folder there is exchanged for it, or else moved away before."""
+    if target.is_dir() and _exchange(new, target):
+        return
     try:
         if target.is_dir():  # a folder cannot replace another folder in one step
             os.replace(target, old)
@@ -151,3 +224,12 @@ def _swap(new, target, old):
         if old.exists() and not target.exists():
             os.replace(old, target)
         raise
+
+
+def _exchange(one, other) -> bool:
+    """Exchanges two folders in one step; returns False where the system or the file system cannot."""
+    if sys.platform != "linux":
+        return False
+    rename = getattr(ctypes.CDLL(None), "renameat2", None)  # Python has no function for it
+    paths = (AT_FDCWD, os.fsencode(one), AT_FDCWD, os.fsencode(other))
+    return rename is not None and rename(*paths, RENAME_EXCHANGE) == 0

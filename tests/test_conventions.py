@@ -59,7 +59,7 @@ ROOMS = {  # floors inside each wing
         {"loading"},
     ),
 }
-PUBLIC_UNDERSCORES = {"_asdict", "_replace", "_fields"}  # of NamedTuple
+PUBLIC_UNDERSCORES = {"_asdict", "_exit", "_replace", "_fields"}  # of NamedTuple and os
 PRIVATE_NAMES: dict[str, set[str]] = {  # module -> private names of other libraries that have no public counterpart
     "keras_efficientnet/export/folding": {"_inbound_nodes", "_outbound_nodes"},  # calls of a layer
     "keras_efficientnet/optimizers": {"_get_variable_index"},  # as Keras's own optimizers: a step fails without it

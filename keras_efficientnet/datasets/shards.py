@@ -12,7 +12,7 @@ import math
 import multiprocessing
 import os
 import random
-import time
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from typing import Any, NamedTuple
@@ -25,14 +25,12 @@ from keras_efficientnet.datasets import class_folders
 from keras_efficientnet.datasets.class_folders import ImageFiles
 from keras_efficientnet.datasets.damage import is_corrupt
 from keras_efficientnet.datasets.records import FIRST_LABEL, LABEL_FILE
-from keras_efficientnet.datasets.sources import list_files
-from keras_efficientnet.files import replacing
+from keras_efficientnet.files import replacing, stop_on_signals
 from keras_efficientnet.labels import check_names
 
 IMAGES_PER_FILE = {"train": 1252, "validation": 391}  # at most; gives ImageNet its 1024 and 128 files
 QUALITY = 100  # of the JPEGs that replace other formats
 PNG = b"\x89PNG"  # first bytes of a PNG
-LEFTOVER_AGE = 3600  # seconds after which a temporary file is that of a killed process
 OPTIONS = "to_records.json"  # what the files of a folder were made from
 
 
@@ -79,7 +77,6 @@ def write_records(
     shards = [shard for split in splits for shard in _plan(split, splits[split], output, wanted[split], seed)]
     tf.io.gfile.makedirs(output)
     _check_options(output, shards, {"seed": seed, "keep_png": keep_png})
-    _remove_leftovers(output)
     missing = [shard for shard in shards if not tf.io.gfile.exists(shard.path)]
     total = sum(len(shard.images) for shard in missing)
     with tqdm(total=total, unit="image", unit_scale=True, desc="writing", disable=not missing) as bar:
@@ -162,15 +159,25 @@ def _write_each(write: Callable[[Shard], int], shards: Sequence[Shard], processe
         return
     # "spawn": a fork of a process with TensorFlow's threads may hang
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(processes, mp_context=context, initializer=_hide_accelerators)
+    pool = ProcessPoolExecutor(processes, mp_context=context, initializer=_prepare_worker)
     try:
         yield from pool.map(write, shards)
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def _hide_accelerators() -> None:
+def _prepare_worker() -> None:
     tf.config.set_visible_devices([], "GPU")
+    stop_on_signals()
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """Ends this process when the one that started it was killed: it would wait for work forever."""
+    parent = multiprocessing.parent_process()
+    if parent:
+        parent.join()
+        os._exit(1)
 
 
 def write_shard(shard: Shard, keep_png: bool = False) -> int:
