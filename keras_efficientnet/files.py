@@ -15,8 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-if sys.platform != "win32":
-    import fcntl
+from keras_efficientnet.locks import lock
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -78,7 +77,7 @@ def replacing(
     check_target(path, overwrite, is_ours)
     target = Path(path).resolve()
     target.parent.mkdir(parents=True, exist_ok=True)
-    folder, lock = _make_folder(target)
+    folder, held = _make_folder(target)
     new, old = folder / target.name, folder / f"{target.name}.old"
     try:
         yield new
@@ -90,7 +89,7 @@ def replacing(
         os.replace(new, aside)
         raise RejectedFileError(f"{error} It is kept aside: {aside}") from None
     finally:
-        lock.close()
+        held.close()
         if target.exists() or not old.exists():  # else the temporary folder has the only copy
             shutil.rmtree(folder, ignore_errors=True)
 
@@ -158,8 +157,8 @@ def _remove_leftovers(folder):
     names = {path: LEFTOVER.fullmatch(path.name) for path in folder.glob(f".*{UNFINISHED}")}
     for left, name in names.items():
         if name:
-            with contextlib.suppress(OSError), open(left / LOCK, "a") as lock:  # OSError: locked, or of another user
-                _lock(lock, wait=False)
+            with contextlib.suppress(OSError), open(left / LOCK, "a") as held:  # OSError: locked, or of another user
+                lock(held, wait=False)
                 _remove_leftover(left, folder / name[1])
 
 
@@ -192,24 +191,17 @@ def _make_folder(target) -> tuple[Path, IO[str]]:
     while True:
         folder = Path(tempfile.mkdtemp(UNFINISHED, f".{target.name}.", target.parent))  # can be renamed to the target
         try:
-            lock = open(folder / LOCK, "a")
+            held = open(folder / LOCK, "a")
             with contextlib.suppress(OSError):  # a file system without locks: then nobody removes the folder
-                _lock(lock, wait=True)
+                lock(held, wait=True)
         except FileNotFoundError:  # another process took the folder for a leftover
             continue
         except BaseException:  # for example a full disk
             shutil.rmtree(folder, ignore_errors=True)
             raise
         if folder.exists():
-            return folder, lock
-        lock.close()
-
-
-def _lock(file, wait):
-    """Locks a file for this process; raises an OSError if it cannot, or if another process has locked it."""
-    if sys.platform == "win32":
-        raise OSError("There is no flock.")
-    fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return folder, held
+        held.close()
 
 
 def _swap(new, target, old):

@@ -7,11 +7,24 @@ import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO, Any
 
 try:
     import fcntl
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
+
+
+def lock(file: IO[Any], *, wait: bool) -> None:
+    """Locks an open file until it is closed or this process ends.
+
+    Raises:
+        BlockingIOError: another process holds the lock, and `wait` is false.
+        OSError: the system or the file system has no such locks.
+    """
+    if fcntl is None:
+        raise OSError("the system has no flock")
+    fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 class LockedError(RuntimeError):
@@ -44,7 +57,7 @@ def _open_locked(path):
     while True:
         file = path.open("a+", encoding="utf-8")
         try:
-            _lock(file)
+            _lock_for_us(file)
             if path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat()):
                 return file
             file.close()  # the process that held the lock has removed the file since it was opened here
@@ -53,11 +66,9 @@ def _open_locked(path):
             raise
 
 
-def _lock(file):
+def _lock_for_us(file):
     try:
-        if fcntl is None:
-            raise OSError("the system has no flock")
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        lock(file, wait=False)
     except BlockingIOError:
         file.seek(0)
         raise LockedError(file.read() or "another process") from None

@@ -25,6 +25,7 @@ from keras_efficientnet.datasets import class_folders
 from keras_efficientnet.datasets.class_folders import ImageFiles
 from keras_efficientnet.datasets.damage import is_corrupt
 from keras_efficientnet.datasets.records import FIRST_LABEL, LABEL_FILE
+from keras_efficientnet.datasets.sources import list_files
 from keras_efficientnet.files import replacing, stop_on_signals
 from keras_efficientnet.labels import check_names
 
@@ -143,13 +144,6 @@ def _replacing(path: str) -> Iterator[str]:
     temporary = os.path.join(os.path.dirname(path), f".{os.path.basename(path)}.part")
     yield temporary
     tf.io.gfile.rename(temporary, path, overwrite=True)
-
-
-def _remove_leftovers(output: str) -> None:
-    """Removes the temporary files of killed processes: those that nobody has written to for an hour."""
-    for path in list_files(output, ".*-of-*.*"):
-        if time.time() - tf.io.gfile.stat(path).mtime_nsec / 1e9 > LEFTOVER_AGE:
-            tf.io.gfile.rmtree(path) if tf.io.gfile.isdir(path) else tf.io.gfile.remove(path)
 
 
 def _write_each(write: Callable[[Shard], int], shards: Sequence[Shard], processes: int) -> Iterator[int]:

@@ -17,10 +17,7 @@ from collections.abc import Iterator
 
 import tqdm
 
-try:
-    import fcntl
-except ModuleNotFoundError:  # on Windows, where processes do not wait for each other
-    fcntl = None  # type: ignore[assignment]
+from keras_efficientnet.locks import lock
 
 CHUNK = 2**20  # bytes
 SCHEMES = ("http", "https")
@@ -99,7 +96,7 @@ def _check_place(path: pathlib.Path) -> None:
 @contextlib.contextmanager
 def _lock(partial: pathlib.Path) -> Iterator[None]:
     """Waits until no other process downloads the partial file. The lock of a killed process ends with it."""
-    if fcntl is None:
+    if sys.platform == "win32":  # has no such locks, and moves no open file
         partial.touch()
         yield
         return
@@ -120,10 +117,10 @@ def _lock(partial: pathlib.Path) -> Iterator[None]:
 def _wait(file, partial):
     with contextlib.suppress(OSError):  # file systems without locks
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock(file, wait=False)
         except BlockingIOError:
             tqdm.tqdm.write(f"Waiting for another process that downloads {partial}.", file=sys.stderr)
-            fcntl.flock(file, fcntl.LOCK_EX)
+            lock(file, wait=True)
 
 
 def _is_at(path, status):
