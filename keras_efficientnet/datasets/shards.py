@@ -5,6 +5,7 @@ images with seed 0, ceil(images / files) records per file, and RGB JPEGs in plac
 """
 
 import contextlib
+import fnmatch
 import functools
 import hashlib
 import json
@@ -24,7 +25,7 @@ from keras_efficientnet import decoding
 from keras_efficientnet.datasets import class_folders
 from keras_efficientnet.datasets.class_folders import ImageFiles
 from keras_efficientnet.datasets.damage import is_corrupt
-from keras_efficientnet.datasets.records import FIRST_LABEL, LABEL_FILE
+from keras_efficientnet.datasets.records import FIRST_LABEL, LABEL_FILE, holds_records
 from keras_efficientnet.files import replacing
 from keras_efficientnet.labels import check_names
 
@@ -116,7 +117,7 @@ def _check_options(output: str, shards: Sequence[Shard], options: Mapping[str, A
     text = json.dumps(made_from, indent=2) + "\n"
     path = os.path.join(output, OPTIONS)
     existing = _read_text(path)
-    if existing is None and tf.io.gfile.glob(os.path.join(output, "*-of-*")):
+    if existing is None and holds_records(output):
         raise ValueError(f"{output} holds records without {OPTIONS}, made by another program. Choose another `output`.")
     if existing not in (None, text):
         raise ValueError(f"{output} holds records of other images or options. Choose another `output`, or delete it.")
@@ -149,7 +150,8 @@ def _replacing(path: str) -> Iterator[str]:
 
 def _remove_leftovers(output: str) -> None:
     """Removes the temporary files of killed processes: those that nobody has written to for an hour."""
-    for path in tf.io.gfile.glob(os.path.join(output, ".*-of-*.*")):
+    names = fnmatch.filter(tf.io.gfile.listdir(output), ".*-of-*.*")
+    for path in (os.path.join(output, name.rstrip("/")) for name in names):
         if time.time() - tf.io.gfile.stat(path).mtime_nsec / 1e9 > LEFTOVER_AGE:
             tf.io.gfile.rmtree(path) if tf.io.gfile.isdir(path) else tf.io.gfile.remove(path)
 
