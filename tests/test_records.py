@@ -1,13 +1,15 @@
 """Writes records in the official layout, always with the same bytes, and resumes after an interruption."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import tensorflow as tf
 from conftest import ROOT, TINY
 from support import scripts
-from support.images import encoded, jpeg, write_folder
+from support.images import encoded, jpeg, record, write_folder, write_records
 
-from keras_efficientnet.datasets import make_datasets, shards
+from keras_efficientnet.datasets import make_datasets, records, shards
 from keras_efficientnet.recipes import make_config
 
 
@@ -142,3 +144,54 @@ def test_script_writes_records_that_training_reads(folder, tmp_path):
     np.testing.assert_array_equal(images[3][:, :38], expected[:, :38])
     status, _, errors = scripts.run(ROOT / "export/to_records.py", *options, "--seed=1", cwd=tmp_path)
     assert status == 1 and errors[-1].startswith("to_records.py: ")
+
+
+def complete(split, count=2, ending=""):
+    return [f"{split}-{number:05d}-of-{count:05d}{ending}" for number in range(count)]
+
+
+def find_files(folder, names, split):
+    """Writes one record to each file, and one of the other split. Returns the names of the files that a run reads."""
+    folder.mkdir()
+    other = "train" if split == "validation" else "validation"
+    for name in [*names, *complete(other, 1)]:
+        write_records(folder / name, [record(jpeg(), 1)])
+    found = records.find_splits(str(folder), make_config(data_dir=str(folder)))
+    return [Path(path).name for path in found[split == "validation"]]
+
+
+@pytest.mark.parametrize("split", ["train", "validation"])
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda split: complete(split)[:1], "1 files X-.*, which must be 2. Missing: X-00001-of-00002. Copy"),
+        (lambda split: complete(split)[1:], "Missing: X-00000-of-00002. Copy"),
+        (
+            lambda split: complete(split, 9)[7:],
+            "X-00000-of-00009, X-00001-of-00009, X-00002-of-00009 and 4 more. ",
+        ),
+        (lambda split: [*complete(split), f"{split}-00002-of-00002"], "3 files X-.*, which must be 2. Missing: none"),
+        (
+            lambda split: complete(split) + complete(split, 1),
+            "X-00000-of-00001 and X.*, which are not of one set",
+        ),
+        (lambda split: complete(split) + complete(split, 2, ".tfrecord"), "tfrecord.*, which are not of one set"),
+        (lambda split: [f"{split}-0", f"{split}.tfrecord", f"{split}-00000-of-00001.bak"], r"No files X-\*"),
+    ],
+)
+def test_files_that_are_not_one_complete_set_are_refused(tmp_path, split, make, message):
+    with pytest.raises((ValueError, FileNotFoundError), match=message.replace("X", split)):
+        find_files(tmp_path / "data [1]*", make(split), split)
+
+
+@pytest.mark.parametrize("split", ["train", "validation"])
+@pytest.mark.parametrize("ending", ["-00001-of-00002.bak", "-00001-of-00002 (1)", "-00001-of-00002~", "-1", "-old"])
+def test_files_named_almost_like_records_are_reported_and_not_read(tmp_path, split, ending, caplog):
+    assert find_files(tmp_path / "data [1]*", [*complete(split), split + ending], split) == complete(split)
+    [message] = caplog.messages
+    assert message.endswith(f"1 files are not named like train-00000-of-01024 and are not read: {split}{ending}")
+
+
+def test_complete_files_are_read_without_a_warning(tmp_path, caplog):
+    names = complete("train", 3, ".tfrecord")
+    assert find_files(tmp_path / "data", names, "train") == names and not caplog.messages

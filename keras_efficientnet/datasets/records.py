@@ -4,7 +4,9 @@ Source: github.com/tensorflow/tpu, models/official/efficientnet/imagenet_input.p
 """
 
 import functools
+import logging
 import os
+import re
 import struct
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -12,13 +14,15 @@ from concurrent.futures import ThreadPoolExecutor
 import tensorflow as tf
 
 from keras_efficientnet.config import TrainConfig
-from keras_efficientnet.datasets.sources import Seed, Source, list_files, shuffle
+from keras_efficientnet.datasets.sources import Seed, Source, shuffle
 from keras_efficientnet.labels import read_labels
 
 FEATURES = {
     "image/encoded": tf.io.FixedLenFeature((), tf.string),
     "image/class/label": tf.io.FixedLenFeature((), tf.int64),
 }
+SPLITS = ("train-", "validation-")  # how the names of the files start
+SHARD = re.compile(r"(?P<split>train|validation)-(?P<number>\d{5,})-of-(?P<count>\d{5,})(\.tfrecords?)?")
 FIRST_LABEL = 1  # in the files; 0 is the background
 WITH_BACKGROUND = 1001  # with this number of classes the official code keeps the labels unchanged
 OFFICIAL_IMAGES = {("train", 1024): 1_281_167, ("validation", 128): 50_000}  # ImageNet, by number of files
@@ -32,15 +36,70 @@ LABEL_FILE = "labels.txt"  # class names, one per line, beside the records
 
 
 def find_files(folder: str, split: str) -> list[str]:
-    """Returns the files of a split, sorted. Raises FileNotFoundError if there are none."""
-    files = list_files(folder, f"{split}-*")
-    if not files:
+    """Returns the files of a split, sorted.
+
+    Raises:
+        FileNotFoundError: there are none.
+        ValueError: some are missing, or there are files of two sets.
+    """
+    shards = [match for match in _find_shards(folder) if match["split"] == split]
+    if not shards:
         raise FileNotFoundError(
             f"No files {split}-* in {folder!r}. `data_dir` must be a folder of TFRecords named "
             "train-00000-of-01024, ..., validation-00000-of-00128, ... (any number of them). For a folder of class "
             "folders, set `dataset=folder`."
         )
-    return files
+    _check_complete(folder, shards)
+    return [os.path.join(folder, match.string) for match in shards]
+
+
+def holds_records(folder: str) -> bool:
+    """Returns whether a folder has records of a training or validation split."""
+    return bool(_find_shards(folder))
+
+
+def _find_shards(folder: str) -> list[re.Match[str]]:
+    return [match for name in _list_names(folder) if (match := SHARD.fullmatch(name))]
+
+
+def _list_names(folder: str) -> list[str]:
+    """Returns the sorted names in a folder; not by a pattern, of which the name of the folder would be a part."""
+    return sorted(tf.io.gfile.listdir(folder)) if tf.io.gfile.isdir(folder) else []
+
+
+def _check_complete(folder: str, shards: Sequence[re.Match[str]]) -> None:
+    """Raises ValueError unless there is one file for each number of one set."""
+    first, count = shards[0], int(shards[0]["count"])
+    places = {int(match["number"]): match for match in reversed(shards)}
+    strange = [match for match in shards if int(match["count"]) != count or places[int(match["number"])] is not match]
+    if strange:
+        raise ValueError(
+            f"{folder} has {first.string} and {strange[0].string}, which are not of one set: images would count twice. "
+            "Move the files of one set to another folder."
+        )
+    missing = sorted(set(range(count)) - set(places))
+    if missing or len(places) > count:
+        names = [f"{first['split']}-{number:05d}-of-{first['count']}" for number in missing]
+        raise ValueError(
+            f"{folder} has {len(shards)} files {first['split']}-*-of-{first['count']}, which must be {count}. Missing: "
+            f"{_abbreviate(names)}. Copy them. To use a part of the files, rename them so that they are complete: "
+            "00000-of-00002, 00001-of-00002."
+        )
+
+
+def _abbreviate(names: Sequence[str]) -> str:
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return f"{', '.join(names[:3])}{more}" if names else "none"
+
+
+def warn_of_other_files(folder: str) -> None:
+    """Warns of files that are named almost like records, and are not read."""
+    others = [name for name in _list_names(folder) if name.startswith(SPLITS) and not SHARD.fullmatch(name)]
+    if others:
+        logging.warning(
+            f"{folder}: {len(others)} files are not named like train-00000-of-01024 and are not read: "
+            f"{_abbreviate(others)}"
+        )
 
 
 def find_splits(folder: str, config: TrainConfig) -> tuple[list[str], list[str]]:
@@ -51,8 +110,9 @@ def find_splits(folder: str, config: TrainConfig) -> tuple[list[str], list[str]]
 
     Raises:
         FileNotFoundError: there are no such files.
-        ValueError: all training files would be held out.
+        ValueError: files are missing, there are files of two sets, or all training files would be held out.
     """
+    warn_of_other_files(folder)
     held_out = config.holdout_shards or 0
     evaluates_held_out = held_out > 0 and "test" not in (config.eval_name or "")
     train = find_files(folder, "train") if config.mode != "eval" or evaluates_held_out else []

@@ -24,8 +24,7 @@ from keras_efficientnet import decoding
 from keras_efficientnet.datasets import class_folders
 from keras_efficientnet.datasets.class_folders import ImageFiles
 from keras_efficientnet.datasets.damage import is_corrupt
-from keras_efficientnet.datasets.records import FIRST_LABEL, LABEL_FILE
-from keras_efficientnet.datasets.sources import list_files
+from keras_efficientnet.datasets.records import FIRST_LABEL, LABEL_FILE, holds_records
 from keras_efficientnet.files import replacing, stop_on_signals
 from keras_efficientnet.labels import check_names
 
@@ -115,7 +114,7 @@ def _check_options(output: str, shards: Sequence[Shard], options: Mapping[str, A
     text = json.dumps(made_from, indent=2) + "\n"
     path = os.path.join(output, OPTIONS)
     existing = _read_text(path)
-    if existing is None and list_files(output, "*-of-*"):
+    if existing is None and holds_records(output):
         raise ValueError(f"{output} holds records without {OPTIONS}, made by another program. Choose another `output`.")
     if existing not in (None, text):
         raise ValueError(f"{output} holds records of other images or options. Choose another `output`, or delete it.")

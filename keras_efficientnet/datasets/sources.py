@@ -1,7 +1,5 @@
 """What all readers return: a split of a dataset as items, which are small and lead to the encoded images."""
 
-import fnmatch
-import os
 from collections.abc import Callable
 from typing import NamedTuple, TypeAlias
 
@@ -27,15 +25,6 @@ class Source(NamedTuple):
     first_label: int = 0  # label of the first class in the files, for messages
     is_damage: Callable[..., tf.Tensor | bool] = lambda *item: False  # whether a named item stands for a damaged file
     fault: Callable[..., tf.Tensor | str] = lambda *item: "cannot be read"  # why `load` fails for an item
-
-
-def list_files(folder: str, pattern: str) -> list[str]:
-    """Returns the paths in a folder, local or remote, whose names match a pattern, sorted.
-
-    Unlike `tf.io.gfile.glob`, it takes the path of the folder literally. A folder that does not exist is empty.
-    """
-    names = tf.io.gfile.listdir(folder) if tf.io.gfile.isdir(folder) else []
-    return sorted(os.path.join(folder, name) for name in names if fnmatch.fnmatchcase(name, pattern))
 
 
 def shuffle(items: tf.data.Dataset, buffer: int, seed: tf.Tensor) -> tf.data.Dataset:

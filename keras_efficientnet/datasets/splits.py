@@ -9,7 +9,7 @@ from typing import NamedTuple, TypeVar
 
 from keras_efficientnet.config import TrainConfig
 from keras_efficientnet.datasets import catalog, class_folders, records
-from keras_efficientnet.datasets.sources import Source, list_files
+from keras_efficientnet.datasets.sources import Source
 from keras_efficientnet.datasets.transfer import TRANSFER
 from keras_efficientnet.labels import check_names
 
@@ -64,8 +64,9 @@ def _find_unpublished(name: str, config: TrainConfig) -> tuple[ClassNames, Open]
             f"{TRANSFER[name].title} is not in tensorflow-datasets. Set `data_dir` to a folder of class folders in "
             "train/ and test/, or of records."
         )
-    has_records = list_files(config.data_dir, "train-*")
-    return _find_records(config.data_dir, config) if has_records else _find_folder(config.data_dir)
+    if records.holds_records(config.data_dir):
+        return _find_records(config.data_dir, config)
+    return _find_folder(config.data_dir)
 
 
 def _find_records(folder: str, config: TrainConfig) -> tuple[ClassNames, Open]:

@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from keras_efficientnet.architectures import find_variant
 from keras_efficientnet.datasets import make_datasets
-from keras_efficientnet.datasets.sources import list_files
+from keras_efficientnet.datasets.records import holds_records
 from keras_efficientnet.decoding import explain
 from keras_efficientnet.evaluation.predictions import find_images
 from keras_efficientnet.export.agreement import images_for
@@ -117,6 +117,7 @@ def _find_data_options(source):
     if source == "sample":
         return options | {"dataset": "sample", "data_dir": None}
     if any(list_files(source, f"{split}-*") for split in ("train", "validation")):
+    if holds_records(source):
         return options | {"dataset": "records"}
     if os.path.isdir(source) and sum(entry.is_dir() for entry in Path(source).iterdir()) > 1:
         return options | {"dataset": "folder"}
