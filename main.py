@@ -14,21 +14,25 @@ import dataclasses
 import logging as standard_logging
 import re
 import sys
+import textwrap
 import types
 import typing
 
 from absl import app, flags, logging
 
 from keras_efficientnet import console, preflight
-from keras_efficientnet.config import TrainConfig
+from keras_efficientnet.architectures import VARIANTS
+from keras_efficientnet.config import GROUPS, TrainConfig
 from keras_efficientnet.files import stop_on_signals
-from keras_efficientnet.recipes import make_config
+from keras_efficientnet.profiling import profile
+from keras_efficientnet.recipes import MEANINGS, make_config
 from keras_efficientnet.runs import Preempted, RunFolder
 
 if typing.TYPE_CHECKING:
     from keras_efficientnet.evaluation.predictions import Prediction
 
 FLAGS = flags.FLAGS
+NAMES = tuple(field.name for field in dataclasses.fields(TrainConfig))
 PREEMPTED = 75  # exit status "try again" (EX_TEMPFAIL of sysexits.h), after SIGTERM, Ctrl-C or the loss of a host
 DEFINE = {str: flags.DEFINE_string, int: flags.DEFINE_integer, float: flags.DEFINE_float, bool: flags.DEFINE_bool}
 NO_BIGTABLE = "TensorFlow no longer reads Cloud Bigtable: --data_dir takes gs://"
@@ -83,15 +87,57 @@ COLUMNS = (
 
 
 def parse_flags(argv: list[str]) -> list[str]:
-    """Parses flags, and explains the official flags that were removed."""
+    """Parses flags, shows the help, and explains flags that do not exist here."""
     for argument in argv[1:]:
         name = argument.lstrip("-").split("=")[0]
+        if argument.startswith("-") and name in ("h", "help", "helpshort"):
+            print(to_help())
+            sys.exit(0)
         for removed in {name, name.removeprefix("no")} & set(REMOVED_FLAGS):
             sys.exit(f"main.py: there is no --{removed} here: {REMOVED_FLAGS[removed]}.")
     try:
-        return FLAGS(argv)
+        rest = FLAGS(argv)
+    except flags.UnrecognizedFlagError as error:
+        sys.exit(f"main.py: {preflight.explain_unknown_flag(error.flagname, NAMES)}")
     except flags.Error as error:
         sys.exit(f"main.py: {' '.join(str(error).split())}. --help lists the flags.")
+    if FLAGS.model_name == "help":
+        print(to_list_of_networks())
+        sys.exit(0)
+    return rest
+
+
+def to_help() -> str:
+    """Returns the description of this program, its options by group, the recipes and the networks."""
+    lines = [
+        f"{__doc__}",
+        "Each option is --name=value; those with [no] are --name or --noname. The defaults are the official recipe.",
+    ]
+    for field in dataclasses.fields(TrainConfig):
+        if field.name in GROUPS:
+            lines += ["", f"{GROUPS[field.name]}:"]
+        negation = "[no]" if isinstance(field.default, bool) else ""
+        default = "" if field.default is None or negation else f"={field.default}"
+        choices = f" One of {', '.join(field.metadata['choices'])}." if field.metadata["choices"] else ""
+        given = " On by default." if field.default is True else ""
+        lines += [f"  --{negation}{field.name}{default}", *_wrap(field.metadata["help"] + choices + given)]
+    lines += ["", "Recipes, for --recipe:", *(f"  {name:10}{meaning}" for name, meaning in MEANINGS.items())]
+    lines += ["", "Networks, for --model_name:", *_wrap(", ".join(VARIANTS))]
+    return "\n".join([*lines, "", "--verbosity=1 shows the log lines of all libraries. --helpfull lists every flag."])
+
+
+def _wrap(text: str) -> list[str]:
+    return textwrap.wrap(text, 100, initial_indent=6 * " ", subsequent_indent=6 * " ", break_on_hyphens=False)
+
+
+def to_list_of_networks() -> str:
+    """Returns a table of all networks: parameters, multiply-adds, resolution, and published top-1 accuracy."""
+    lines = [f"{'network':28} {'parameters':>12} {'multiply-adds':>14} {'pixels':>7} {'top-1':>7}"]
+    for name, variant in VARIANTS.items():
+        row = profile(name)
+        counts = f"{row.parameters:12,} {row.macs / 1e9:12,.2f} G {row.resolution:7}"
+        lines.append(f"{name:28} {counts} {variant.top_1:6.1f}%")
+    return "\n".join(lines)
 
 
 def define_flags() -> None:
@@ -120,8 +166,7 @@ def main(arguments: list[str]) -> None:
     """Runs the mode that the flags ask for. A user error is reported in one line; any other has a traceback."""
     if arguments[1:]:
         sys.exit(f"main.py: {arguments[1]!r} is not a flag. Each option is --name=value; --help lists them.")
-    names = [field.name for field in dataclasses.fields(TrainConfig)]
-    given = {name: FLAGS[name].value for name in names if FLAGS[name].present}
+    given = {name: FLAGS[name].value for name in NAMES if FLAGS[name].present}
     try:
         with show_lines():
             status = run(make_config(**given))

@@ -104,6 +104,9 @@ def run(main: Callable[[], Sequence[str]], check: Callable[[], None], *, stopped
     def parse(arguments):
         try:
             return flags.FLAGS(arguments)
+        except flags.UnrecognizedFlagError as error:
+            known = [flag.name for flag in flags.FLAGS.get_key_flags_for_module(sys.argv[0])]
+            sys.exit(f"{script}: {preflight.explain_unknown_flag(error.flagname, known)}")
         except flags.Error as error:
             sys.exit(f"{script}: {' '.join(str(error).split())}. --help lists the flags.")
 

@@ -10,6 +10,16 @@ from typing import Any, TypeVar
 
 Value = TypeVar("Value")
 
+GROUPS = {  # first option of a group -> name of the group
+    "model_name": "The network",
+    "dataset": "The data",
+    "crop_fraction": "The images",
+    "mode": "The run",
+    "train_batch_size": "The training",
+    "optimizer": "The optimizer",
+    "tpu": "The devices",
+}
+
 
 def option(
     default: Value,
@@ -37,7 +47,7 @@ class TrainConfig:
     """
 
     # the network
-    model_name: str = option("efficientnet-b0", "Name of the network, one of list_models().")
+    model_name: str = option("efficientnet-b0", "Name of the network. --model_name=help lists them.")
     input_image_size: int | None = option(
         None, "Height and width of the images in pixels. Default: the network's own.", least=32
     )
@@ -104,6 +114,8 @@ class TrainConfig:
     )
     num_train_images: int | None = option(None, "Number of training images. Default: counted.", least=1)
     num_eval_images: int | None = option(None, "Number of validation images. Default: counted.", least=1)
+
+    # the images
     crop_fraction: float | None = option(
         None,
         "Fraction of the shorter side that the evaluation crop keeps. Default: the network's own, as in the official "
@@ -149,7 +161,7 @@ class TrainConfig:
         least=0,
     )
 
-    # the training
+    # the run
     mode: str = option(
         "train_and_eval",
         "train_and_eval (alternate), train, eval (score checkpoints), predict (classify --images), or preview (draw "
@@ -168,9 +180,11 @@ class TrainConfig:
     )
     recipe: str | None = option(
         None,
-        "Set of defaults. Default: official; sample for the embedded digits. finetune needs --weights.",
+        "Set of defaults. Default: official; sample for the embedded digits.",
         choices=("official", "sample", "mosaicml", "nvidia", "finetune"),
     )
+
+    # the training
     train_batch_size: int = option(2048, "Images per training step, summed over all replicas.", least=1)
     eval_batch_size: int = option(64, "Images per evaluation step, summed over all replicas.", least=1)
     accumulate_steps: int = option(
@@ -202,6 +216,10 @@ class TrainConfig:
         "each. By default one checkpoint is evaluated.",
         least=0,
     )
+    seed: int = option(0, "Random seed of the weights, the shuffling, the augmentation and the dropout.", least=0)
+    export: bool = option(True, "Write model.keras, saved_model/ and model.tflite at the end of train_and_eval.")
+
+    # the optimizer
     optimizer: str = option(
         "rmsprop",
         "Optimizer. rmsprop and momentum are those of TensorFlow 1, rmsprop_torch is that of PyTorch.",
@@ -232,7 +250,6 @@ class TrainConfig:
     )
     decay_batch_norm: bool = option(False, "Apply weight decay to batch normalization weights too.")
     label_smoothing: float = option(0.1, "Fraction of the label that is spread evenly over all classes.", least=0)
-    seed: int = option(0, "Random seed of the weights, the shuffling, the augmentation and the dropout.", least=0)
 
     # the devices
     tpu: str | None = option(
@@ -251,7 +268,6 @@ class TrainConfig:
         "Replicas that share the statistics of batch normalization: all, groups (as in the official code), or none.",
         choices=("all", "groups", "none"),
     )
-    export: bool = option(True, "Write model.keras, saved_model/ and model.tflite at the end of train_and_eval.")
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):

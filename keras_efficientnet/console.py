@@ -31,6 +31,7 @@ def _native(level: str, source: str = r"[\w.-]+\.(?:cc|h)", message: str = "") -
 NOISE = (
     "WARNING: All log messages before ",
     "(?:INFO|VERBOSE): ",  # LiteRT: "INFO: Created TensorFlow Lite XNNPACK delegate for CPU."
+    "To enable the following instructions: ",  # second line of an information
     _native("[IW]"),  # TF_CPP_MIN_LOG_LEVEL comes too late for some of them
     _native("E", message=r"Unable to register cu\w+ (?:factory|plugin)"),  # libraries that are linked twice
 )

@@ -129,8 +129,8 @@ def check_weights(weights: str, model_name: str | None) -> None:
     if not pretrained.is_name(weights):
         if not _exists(weights) and not _exists(f"{weights}.index"):
             raise FileNotFoundError(
-                "`weights` must be None or the path of a weights file or a run folder, or the name of published "
-                f"weights. There is no file {weights!r}."
+                "`weights` must be None or the path of a weights file or run folder, or the name of published weights. "
+                f"There is no file {weights!r}."
             )
         return
     if model_name is None:
@@ -227,6 +227,13 @@ def check_path(path: str, description: str) -> None:
     """Raises FileNotFoundError if a local path does not exist; `description` says what it must be."""
     if not _exists(path):
         raise FileNotFoundError(f"There is no {description} {str(path)!r}.")
+
+
+def explain_unknown_flag(name: str, known: Sequence[str]) -> str:
+    """Returns what to say about a flag that does not exist, with the flags that may be meant."""
+    close = find_closest(name, known) or find_closest(name.removeprefix("no"), known)
+    hint = f" Did you mean: {', '.join(close)}?" if close else ""
+    return f"Unknown flag --{name}.{hint} --help lists the flags."
 
 
 def find_closest(word: str, words: Sequence[str]) -> list[str]:

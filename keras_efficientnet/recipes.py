@@ -70,6 +70,14 @@ RECIPES: dict[str, dict[str, Any]] = {
     },
 }
 
+MEANINGS = {  # recipe -> what --help says of it
+    "official": "that of the authors: RMSprop, 350 epochs of ImageNet at batch 2048",
+    "sample": "for the embedded digits: B0 at 64 pixels, 20 epochs at batch 32",
+    "mosaicml": "PyTorch's RMSprop and batch normalization, 400 epochs at batch 4096, float16",
+    "nvidia": "AutoAugment, 500 epochs at batch 8192, float16",
+    "finetune": "starts from --weights: 10,000 steps at batch 512, small constant learning rate",
+}
+
 # Options of the call rather than of the run: config.json does not pass them on to modes eval and predict
 ONE_CALL_OPTIONS = (
     "mode",

@@ -14,6 +14,7 @@ INFORMATION = (
     "I0000 00:00:1795886005.654766   28044 port.cc:153] oneDNN custom operations are on.",
     "I0000 00:00:1795886005.655118   28044 cudart_stub.cc:31] Could not find cuda drivers on your machine",
     "2025-08-14 10:31:22.714353: I tensorflow/core/platform/cpu_feature_guard.cc:210] This TensorFlow binary is",
+    "To enable the following instructions: AVX2 FMA, in other operations, rebuild TensorFlow with the appropriate",
     "2025-08-14 10:31:20.1: E external/local_xla/xla/cuda/cuda_fft.cc:4] Unable to register cuFFT factory",
     "W0000 00:00:1748443432.421301    3342 computation_placer.cc:177] computation placer already registered.",
     "INFO: Created TensorFlow Lite XNNPACK delegate for CPU.",

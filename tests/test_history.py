@@ -1,6 +1,7 @@
 """The log of a run, its scalars for TensorBoard, and the training curve."""
 
 import json
+import math
 
 import pytest
 import tensorflow as tf
@@ -8,7 +9,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from keras_efficientnet.files import write_json
 from keras_efficientnet.runs import RunFolder
-from keras_efficientnet.training.history import History, plot, read_rows
+from keras_efficientnet.training.history import History, draw_curve, plot, read_rows
 
 ROW = {"loss": 0.5, "learning_rate": 0.1}
 SCORES = {"loss": 0.4, "top_1_accuracy": 0.75, "top_5_accuracy": 1.0}
@@ -100,6 +101,53 @@ def test_curve_can_have_a_single_point(tmp_path):
     history.write("validation", 5, SCORES)
     plot(RunFolder(tmp_path))
     assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
+
+
+def make_rows(first_loss):
+    """A run of 900 steps like that of the digits: the first averaged weights are almost random."""
+    train = [{"part": "train", "step": 10 * i, "loss": 4.8 - i / 20, "learning_rate": i / 1000} for i in range(1, 90)]
+    scores = [(300, first_loss, 0.4), (600, 0.2, 0.75), (900, 0.3, 0.75)]
+    return train + [
+        {"part": "validation", "step": step, "loss": loss, "top_1_accuracy": top_1, "top_5_accuracy": 0.9}
+        for step, loss, top_1 in scores
+    ]
+
+
+OPTIONS = {"model_name": "efficientnet-b0", "num_label_classes": 10, "moving_average_decay": 0.99}
+
+
+@pytest.mark.parametrize(("first_loss", "scale"), [(1500.0, "log"), (2.3, "linear"), (math.inf, "linear")])
+def test_losses_that_differ_much_are_drawn_logarithmically(first_loss, scale):
+    assert draw_curve(make_rows(first_loss), OPTIONS).axes[0].get_yscale() == scale
+
+
+def test_the_curve_has_a_title_readable_labels_the_best_point_and_the_learning_rate():
+    figure = draw_curve(make_rows(2.3), OPTIONS | {"data_dir": "/data/flowers", "dataset": "folder"})
+    assert figure.get_suptitle() == "efficientnet-b0 on flowers"
+    loss, accuracy, rate = figure.axes
+    assert [line.get_label() for line in loss.lines] == ["training", "validation"]
+    assert [line.get_label() for line in accuracy.lines] == ["top-1", "top-5", "best top-1: 75.00 % at step 600"]
+    assert accuracy.lines[2].get_xydata().tolist() == [[600, 75]]
+    assert [axes.get_title() for axes in figure.axes] == [
+        "Loss",
+        "Validation accuracy, averaged weights",
+        "Learning rate",
+    ]
+    assert rate.lines[0].get_xydata()[-1].tolist() == [890, 0.089]
+
+
+@pytest.mark.parametrize(
+    ("options", "title", "labels"),
+    [
+        ({"num_label_classes": 2}, "efficientnet-b0 on sample", ["top-1"]),
+        ({"num_label_classes": 5, "dataset": "cifar10"}, "efficientnet-b0 on cifar10", ["top-1"]),
+        ({"data_dir": "imagenet/"}, "efficientnet-b0 on imagenet", ["top-1", "top-5"]),
+    ],
+)
+def test_the_curve_names_what_the_run_was_about(options, title, labels):
+    figure = draw_curve(make_rows(2.3), OPTIONS | options)
+    assert figure.get_suptitle() == title
+    assert [line.get_label() for line in figure.axes[1].lines][:-1] == labels
 
 
 def test_a_json_file_is_replaced_completely_or_not_at_all(tmp_path):

@@ -11,7 +11,7 @@ from conftest import ROOT
 from support.scripts import run
 
 from keras_efficientnet.checkpoint_folder import CheckpointFolder
-from keras_efficientnet.datasets.sources import list_files
+from keras_efficientnet.datasets.records import find_files
 from keras_efficientnet.evaluation.predictions import find_images
 from keras_efficientnet.paths import split_paths, without_wildcards
 from keras_efficientnet.recipes import make_config
@@ -102,10 +102,10 @@ def test_lists_of_paths_that_do_not_exist_are_separated_at_their_commas(monkeypa
 @pytest.mark.parametrize("name", AWKWARD)
 def test_records_are_found_in_any_folder(tmp_path, name):
     (tmp_path / name).mkdir()
-    for file in ("train-1", "validation-0", "train-0", "retrain-0"):
-        (tmp_path / name / file).touch()
-    assert list_files(str(tmp_path / name), "train-*") == [str(tmp_path / name / f"train-{n}") for n in (0, 1)]
-    assert list_files(str(tmp_path / "nowhere"), "*") == []
+    train = [str(tmp_path / name / f"train-{number:05d}-of-00002") for number in (0, 1)]
+    for file in (*train, tmp_path / name / "validation-00000-of-00001", tmp_path / name / "retrain-00000-of-00001"):
+        Path(file).touch()
+    assert find_files(str(tmp_path / name), "train") == train
 
 
 def test_the_home_folder_is_expanded(tmp_path, monkeypatch):

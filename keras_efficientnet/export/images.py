@@ -116,7 +116,6 @@ def _find_data_options(source):
     options = {"data_dir": source, "holdout_shards": None}
     if source == "sample":
         return options | {"dataset": "sample", "data_dir": None}
-    if any(list_files(source, f"{split}-*") for split in ("train", "validation")):
     if holds_records(source):
         return options | {"dataset": "records"}
     if os.path.isdir(source) and sum(entry.is_dir() for entry in Path(source).iterdir()) > 1:

@@ -2,16 +2,22 @@
 
 import json
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import tensorflow as tf
 
+from keras_efficientnet.evaluation.metrics import TOP
 from keras_efficientnet.files import save_figure, write_text
 from keras_efficientnet.runs import RunFolder
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 REQUIRED = {"train": {"loss"}, "validation": {"loss", "top_1_accuracy"}}  # values of a row, by part
+LOGARITHMIC_FROM = 100  # largest loss, as a multiple of the smallest
 
 
 class History:
@@ -91,26 +97,58 @@ def evaluations_since_best(rows: Sequence[Mapping[str, float]]) -> int:
 
 
 def plot(folder: RunFolder) -> None:
-    """Draws `curve.png`: loss and accuracy by step, from `log.jsonl` and `evaluations.jsonl`."""
+    """Draws `curve.png`: loss, accuracy and learning rate by step, from `log.jsonl` and `evaluations.jsonl`."""
+    rows = [*read_rows(folder.log), *read_rows(folder.evaluations)]
+    save_figure(draw_curve(rows, folder.read_options() or {}), folder.curve)
+
+
+def draw_curve(rows: Sequence[Mapping[str, Any]], options: Mapping[str, Any]) -> "Figure":
+    """Returns a figure of loss, accuracy and learning rate by step.
+
+    Args:
+        rows: rows of a log.
+        options: the options of the run, which name the network and the data; may be empty.
+    """
     from matplotlib.figure import Figure
 
-    rows = [*read_rows(folder.log), *read_rows(folder.evaluations)]
-    figure = Figure(figsize=(9, 3.5), layout="constrained")
-    loss_axes, accuracy_axes = figure.subplots(1, 2)
-    for part in ("train", "validation"):
-        _plot_part([row for row in rows if row["part"] == part], part, loss_axes, accuracy_axes)
-    loss_axes.set(xlabel="step", ylabel="loss", title="Loss")
-    accuracy_axes.set(xlabel="step", ylabel="%", title="Validation accuracy, averaged weights", ylim=(0, 101))
-    for axes in (loss_axes, accuracy_axes):
+    figure = Figure(figsize=(13, 3.8), layout="constrained")
+    panels = figure.subplots(1, 3)
+    train, validation = ([row for row in rows if row["part"] == part] for part in ("train", "validation"))
+    _draw_loss(panels[0], train, validation)
+    averaged = ", averaged weights" if options.get("moving_average_decay") else ""
+    _draw_accuracy(panels[1], validation, f"Validation accuracy{averaged}", options.get("num_label_classes") or TOP + 1)
+    panels[2].plot(*_points(train, "learning_rate"))
+    panels[2].set(xlabel="step", title="Learning rate", ylim=(0, None))
+    for axes in panels:
         axes.grid(alpha=0.3)
-        if axes.lines:
+        if axes.get_legend_handles_labels()[0]:
             axes.legend()
-    save_figure(figure, folder.curve)
+    if "model_name" in options:
+        data = Path(options.get("data_dir") or "").name or options.get("dataset") or "sample"
+        figure.suptitle(f"{options['model_name']} on {data}")
+    return figure
 
 
-def _plot_part(rows: Sequence[Mapping[str, float]], part: str, loss_axes: Any, accuracy_axes: Any) -> None:
-    steps = [row["step"] for row in rows]
-    loss_axes.plot(steps, [row["loss"] for row in rows], label=part, marker="o" if part == "validation" else "")
-    for name in ("top_1_accuracy", "top_5_accuracy"):
-        if rows and name in rows[0]:
-            accuracy_axes.plot(steps, [100 * row[name] for row in rows], label=name, marker="o")
+def _points(rows: Sequence[Mapping[str, Any]], name: str, scale: float = 1.0) -> tuple[list[int], list[float]]:
+    found = [row for row in rows if name in row]
+    return [row["step"] for row in found], [scale * row[name] for row in found]
+
+
+def _draw_loss(axes: Any, train: Sequence[Mapping[str, Any]], validation: Sequence[Mapping[str, Any]]) -> None:
+    axes.plot(*_points(train, "loss"), label="training")
+    axes.plot(*_points(validation, "loss"), label="validation", marker="o")
+    axes.set(xlabel="step", title="Loss")
+    losses = [row["loss"] for row in (*train, *validation) if 0 < row["loss"] < math.inf]
+    if losses and max(losses) > LOGARITHMIC_FROM * min(losses):
+        axes.set_yscale("log")
+
+
+def _draw_accuracy(axes: Any, rows: Sequence[Mapping[str, Any]], title: str, classes: int) -> None:
+    axes.plot(*_points(rows, "top_1_accuracy", 100), label="top-1", marker="o")
+    if classes > TOP:
+        axes.plot(*_points(rows, "top_5_accuracy", 100), label="top-5", marker="o")
+    if rows:
+        best = max(rows, key=lambda row: row["top_1_accuracy"])  # the first of equal ones
+        label = f"best top-1: {100 * best['top_1_accuracy']:.2f} % at step {best['step']}"
+        axes.plot(best["step"], 100 * best["top_1_accuracy"], "*", color="black", markersize=13, label=label)
+    axes.set(xlabel="step", ylabel="%", title=title, ylim=(0, 101))
