@@ -78,12 +78,22 @@ def replacing(
             shutil.rmtree(folder, ignore_errors=True)
 
 
+@contextlib.contextmanager
+def naming_file(path: Path) -> Iterator[None]:
+    """Adds the name of a file to an OSError about writing it: a full disk has none."""
+    try:
+        yield
+    except OSError as error:
+        raise error if error.filename else OSError(error.errno, error.strerror, str(path)) from error
+
+
 def write_bytes(path: Path, content: bytes) -> None:
     """Writes a file, complete or not at all."""
     temporary = path.with_name(f".{path.name}")
     try:
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
+        with naming_file(path):
+            temporary.write_bytes(content)
+            os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -14,8 +14,8 @@ from keras_efficientnet import runs
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "keras_efficientnet"
 FLOORS = (
-    {"architectures", "augmentation", "config", "files", "layers", "locks", "paths"},
-    {"checkpoint_folder", "optimizers", "preprocessing"},
+    {"architectures", "augmentation", "config", "files", "layers", "paths"},
+    {"checkpoint_folder", "locks", "optimizers", "preprocessing"},
     {"blocks", "datasets", "evaluation", "profiling", "runs", "runtimes"},
     {"recipes"},
     {"weights"},

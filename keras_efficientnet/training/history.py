@@ -8,7 +8,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from keras_efficientnet.files import save_figure, write_text
+from keras_efficientnet.files import naming_file, save_figure, write_text
 from keras_efficientnet.runs import RunFolder
 
 REQUIRED = {"train": {"loss"}, "validation": {"loss", "top_1_accuracy"}}  # values of a row, by part
@@ -42,7 +42,7 @@ class History:
         if not self._writes:
             return
         writer = self._open_writer(part)
-        with self._log.open("a", encoding="utf-8") as file:
+        with naming_file(self._log), self._log.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
         with writer.as_default(step=step):
             for name, value in values.items():
