@@ -59,12 +59,14 @@ class CheckpointFolder:
         while True:
             new = self._list()
             new = new[: next((number for number, path in enumerate(new) if path in seen), None)]
-            seen.update(new)
-            complete = next(filter(self.is_complete, new), None)
+            complete = next((path for path in new if not find_damage(path)), None)  # others may still be being written
             if complete:
+                seen.add(complete)
                 yield complete
                 end = time.monotonic() + timeout
             elif time.monotonic() >= end:
+                for path in new:
+                    self.is_complete(path)  # warns
                 return
             else:
                 time.sleep(min(POLL_SECONDS, timeout))
@@ -103,26 +105,19 @@ class CheckpointFolder:
     def remove_incomplete(self) -> None:
         """Removes the files of a process that was killed while it wrote a checkpoint."""
         for name in _list_names(self.path):
-            if "_temp" in name:  # the folder in which TensorFlow writes the parts of a checkpoint; the index comes last
-                if not (self.path / f"{name.split('_temp')[0]}.index").exists():
+            if (
+                "_temp" in name
+            ):  # TensorFlow's folder of the parts of a checkpoint: is removed after its index is written
+                if find_damage(str(self.path / name.split("_temp")[0])):
                     self._remove(name.split("_temp")[0])
                 shutil.rmtree(self.path / name, ignore_errors=True)
 
     def is_complete(self, path: str) -> bool:
         """Returns whether every value of a checkpoint can be read; warns if not, unless training has removed it."""
-        import tensorflow as tf
-
-        try:
-            with without_wildcards(path) as plain:
-                reader = tf.train.load_checkpoint(plain)
-                for name in reader.get_variable_to_shape_map():
-                    reader.get_tensor(name)  # compares the checksum
-        except (tf.errors.OpError, LookupError, RuntimeError, ValueError) as error:
-            if os.path.exists(f"{path}.index"):
-                reason = " ".join(str(error).split())[:150]
-                logging.warning(f"{path} is incomplete or damaged, and is not used: {reason}")
-            return False
-        return True
+        damage = find_damage(path)
+        if damage and os.path.exists(f"{path}.index"):
+            logging.warning(f"{path} is incomplete or damaged, and is not used: {damage}")
+        return damage is None
 
     @property
     def _state(self) -> Path:
@@ -146,6 +141,20 @@ class CheckpointFolder:
         for file in sorted(_list_names(self.path), reverse=True):
             if FILE.fullmatch(file) and file.split(".")[0] == name:
                 (self.path / file).unlink()
+
+
+def find_damage(path: str) -> str | None:
+    """Returns why not every value of a checkpoint can be read, or None if all can."""
+    import tensorflow as tf
+
+    try:
+        with without_wildcards(path) as plain:
+            reader = tf.train.load_checkpoint(plain)
+            for name in reader.get_variable_to_shape_map():
+                reader.get_tensor(name)  # compares the checksum
+    except (tf.errors.OpError, LookupError, RuntimeError, ValueError) as error:
+        return " ".join(str(error).split())[:150]
+    return None
 
 
 def _step_of(path: str) -> int:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from keras_efficientnet.locks import lock
+from keras_efficientnet.paths import naming_file
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -109,8 +110,9 @@ def write_bytes(path: Path, content: bytes) -> None:
     """Writes a file, complete or not at all."""
     temporary = path.with_name(f".{path.name}")
     try:
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
+        with naming_file(path):
+            temporary.write_bytes(content)
+            os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
+from keras_efficientnet.paths import naming_file
+
 try:
     import fcntl
 except ImportError:  # Windows
@@ -43,13 +45,15 @@ def locking(path: Path) -> Iterator[None]:
         OSError: the file cannot be written.
     """
     with contextlib.closing(_open_locked(path)) as file:
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()} since {time.strftime('%Y-%m-%d %H:%M:%S %z')}")
-        file.flush()
         try:
+            holder = f"process {os.getpid()} on {socket.gethostname()} since {time.strftime('%Y-%m-%d %H:%M:%S %z')}"
+            file.truncate(0)
+            with naming_file(path):
+                os.write(file.fileno(), holder.encode())  # unbuffered: closing the file must not fail on a full disk
             yield
         finally:
-            path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # Windows does not remove an open file
+                path.unlink()
 
 
 def _open_locked(path):
@@ -58,9 +62,11 @@ def _open_locked(path):
         file = path.open("a+", encoding="utf-8")
         try:
             _lock_for_us(file)
-            if path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat()):
+            if os.path.samestat(os.fstat(file.fileno()), path.stat()):
                 return file
-            file.close()  # the process that held the lock has removed the file since it was opened here
+            file.close()  # the process that held the lock removed the file after it was opened here
+        except FileNotFoundError:  # as above
+            file.close()
         except BaseException:
             file.close()
             raise

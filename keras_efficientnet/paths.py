@@ -48,6 +48,15 @@ def without_wildcards(path: str | os.PathLike[str]) -> Iterator[str]:
         yield str(plain)
 
 
+@contextlib.contextmanager
+def naming_file(path: Path) -> Iterator[None]:
+    """Adds the name of a file to an OSError about writing it: a full disk has none."""
+    try:
+        yield
+    except OSError as error:
+        raise error if error.filename else OSError(error.errno, error.strerror, str(path)) from error
+
+
 def split_paths(paths: str) -> list[str]:
     """Returns the paths in a list that is separated by commas, with `~` expanded.
 

@@ -14,9 +14,9 @@ from keras_efficientnet import runs
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "keras_efficientnet"
 FLOORS = (
+    {"architectures", "augmentation", "config", "console", "decoding", "import_hook", "labels", "layers", "paths"},
     {"locks"},
-    {"architectures", "augmentation", "config", "console", "decoding", "files", "import_hook", "labels", "layers"}
-    | {"paths"},
+    {"files"},
     {"checkpoint_folder", "optimizers", "preprocessing"},
     {"blocks", "datasets", "evaluation", "profiling", "runs", "runtimes"},
     {"recipes"},

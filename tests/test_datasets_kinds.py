@@ -175,6 +175,7 @@ def seeds_of(images, count):
 
 
 def test_tensorflow_datasets_give_images_labels_and_class_names(tmp_path):
+    tmp_path = tmp_path / "[1], *?"  # any name will do
     make_tfds(tmp_path, {"train": (0, 8), "test": (8, 4)})
     data, images, labels = evaluate(tmp_path, dataset="tiny", mode="train_and_eval")
     assert data.class_names == ("even", "odd") and (data.train_images, data.valid_images) == (8, 4)

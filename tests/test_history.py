@@ -2,6 +2,7 @@
 
 import json
 import math
+import resource
 
 import pytest
 import tensorflow as tf
@@ -148,6 +149,28 @@ def test_the_curve_names_what_the_run_was_about(options, title, labels):
     figure = draw_curve(make_rows(2.3), OPTIONS | options)
     assert figure.get_suptitle() == title
     assert [line.get_label() for line in figure.axes[1].lines][:-1] == labels
+
+
+@pytest.mark.parametrize("limit", [0, 10])
+def test_a_full_disk_is_an_error_that_names_the_file(tmp_path, limit):
+    """A limit on the size of files, `ulimit -f`, simulates the disk: the system's error has no name."""
+    history = History(RunFolder(tmp_path), 0)
+    history.write("train", 1, ROW)
+    write_json(tmp_path / "a.json", {"a": 1})
+    before = {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+        with pytest.raises(OSError, match="File too large: .*/a.json'"):
+            write_json(tmp_path / "a.json", {"a": 2, "b": 3})
+        with pytest.raises(OSError, match="File too large: .*/log.jsonl'"):
+            history.write("train", 2, ROW)
+        if not limit:
+            with pytest.raises(OSError, match="File too large: .*/.lock'"), RunFolder(tmp_path).lock():
+                pass
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == before
 
 
 def test_a_json_file_is_replaced_completely_or_not_at_all(tmp_path):

@@ -96,7 +96,7 @@ def test_an_image_that_exists_is_taken_before_a_comma_and_a_pattern(tmp_path, mo
 def test_lists_of_paths_that_do_not_exist_are_separated_at_their_commas(monkeypatch):
     monkeypatch.setenv("HOME", "/home/me")
     assert split_paths("~/a.png, ~/b [1]/*.png,,c,") == ["/home/me/a.png", "/home/me/b [1]/*.png", "c"]
-    assert split_paths("") == [] and len(split_paths(",".join(["x" * 50] * 1000))) == 1000
+    assert split_paths("") == [] and len(split_paths(",".join(["x" * 50] * 200))) == 200
 
 
 @pytest.mark.parametrize("name", AWKWARD)

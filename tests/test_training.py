@@ -212,6 +212,16 @@ def test_checkpoints_without_the_options_of_their_run_are_an_error(trained, tmp_
         training.run(make_config(model_dir=str(tmp_path), mode="train", **SMALL))
 
 
+def test_checkpoints_of_another_network_than_the_options_say_are_named(trained, tmp_path):
+    folder, options = (
+        shutil.copytree(trained[0], tmp_path / "run"),
+        json.loads((trained[0] / "config.json").read_text()),
+    )
+    (folder / "config.json").write_text(json.dumps(options | {"width_coefficient": 0.5}))
+    with pytest.raises(ValueError, match=r"ckpt-20 does not match .*config.json: .*\(.*\).* Copy both again from the"):
+        training.run(make_config(mode="eval", model_dir=str(folder)))
+
+
 DAMAGES = {
     "removed": None,
     "empty": lambda content: b"",

@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from keras_efficientnet.evaluation.metrics import TOP
 from keras_efficientnet.files import save_figure, write_text
+from keras_efficientnet.paths import naming_file
 from keras_efficientnet.runs import RunFolder
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ class History:
         if not self._writes:
             return
         writer = self._open_writer(part)
-        with self._log.open("a", encoding="utf-8") as file:
+        with naming_file(self._log), self._log.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
         with writer.as_default(step=step):
             for name, value in values.items():

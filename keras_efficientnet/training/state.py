@@ -266,7 +266,7 @@ def _restoring(path: str) -> Iterator[str]:
         with without_wildcards(path) as plain:
             yield plain
     except (AssertionError, ValueError) as error:
-        reason = " ".join(str(error).split())[:150]
+        reason = " ".join(str(error).split())[:150].rstrip(".")
         raise ValueError(
             f"{path} does not match {run_of_checkpoint(path).config}: {reason}. Copy both again from the same run."
         ) from error
