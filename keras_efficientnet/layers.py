@@ -1,5 +1,6 @@
-"""Layers that Keras lacks: a fused batch normalization, and the convolutions of CondConv."""
+"""Layers that Keras lacks: pixel normalization, a fused batch normalization, and the convolutions of CondConv."""
 
+import warnings
 from typing import Any
 
 import keras
@@ -9,6 +10,43 @@ if keras.backend.backend() == "tensorflow":
     import tensorflow as tf
 
 FORMS = ("fold", "mix", "sum")
+LARGEST_NORMALIZED = 3.0  # ImageNet's statistics give values between -2.2 and 2.7
+
+
+@keras.saving.register_keras_serializable(package="keras_efficientnet")
+class PixelNormalization(keras.layers.Rescaling):
+    """Normalizes pixels from 0 to 255, and warns once, outside graphs, if its inputs cannot be such pixels.
+
+    Arguments and numbers are those of `keras.layers.Rescaling`.
+
+    Example:
+        >>> import numpy as np
+        >>> PixelNormalization(1 / 127.5, -1.0)(np.full((1, 1, 1, 1), 255.0)).numpy().item()
+        1.0
+    """
+
+    _warned = False
+
+    def call(self, inputs: Any) -> Any:
+        """Returns the normalized pixels."""
+        if keras.backend.backend() == "tensorflow" and tf.executing_eagerly():
+            self.check(inputs)
+        return super().call(inputs)
+
+    def check(self, images: Any) -> None:
+        """Warns, once, if all values are between -3 and 3 and some of them are negative or not whole."""
+        if self._warned:
+            return
+        lowest, highest = float(ops.min(images)), float(ops.max(images))
+        if -LARGEST_NORMALIZED <= lowest and highest <= LARGEST_NORMALIZED:
+            if lowest < 0 or bool(ops.any(ops.floor(images) != images)):
+                self._warned = True
+                warnings.warn(
+                    f"The images have values from {lowest:.3g} to {highest:.3g}, and the network normalises pixels "
+                    "from 0 to 255 itself: its results will be wrong. Remove your own normalisation (/ 255, Rescaling, "
+                    "preprocess_input), or build the network with include_preprocessing=False.",
+                    stacklevel=2,
+                )
 
 
 @keras.saving.register_keras_serializable(package="keras_efficientnet")

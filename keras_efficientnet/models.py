@@ -27,6 +27,7 @@ from keras_efficientnet.architectures import (
     stem_filters,
 )
 from keras_efficientnet.blocks import classify, convolve, mbconv
+from keras_efficientnet.layers import PixelNormalization
 from keras_efficientnet.weights import pretrained
 from keras_efficientnet.weights.loading import load_weights, resolve_weights
 
@@ -35,6 +36,7 @@ BACKGROUND = ("background", "background")  # instead of a class's WordNet id and
 BUILDER_DOC = """Builds {variant} as a functional Keras model.
 
 The model takes pixels from 0 to 255, [batch, height, width, 3], and returns class probabilities, [batch, classes].
+It normalises them itself: do not divide by 255 and do not call `preprocess_input` before it.
 Its layers have the names of keras.applications. Compile, fit and save it like any Keras model.
 
 Args:
@@ -107,6 +109,8 @@ def make_model(
     elif pooling:
         x = POOLING[pooling](name=f"{pooling}_pool")(x)
     model = keras.Model(_model_inputs(image), x, name=name or "efficientnet")
+    if include_preprocessing:
+        _check_in_predict(model)
     if file is not None:
         load_weights(model, file)
     return model
@@ -161,7 +165,19 @@ def _model_inputs(image):
 def _normalize(images, variant):
     mean, deviation = pretrained.pixel_statistics(variant, images.shape[-1])
     scale, offset = 1 / deviation, -mean / deviation
-    return layers.Rescaling(scale.tolist(), offset.tolist(), name="normalization")(images)
+    return PixelNormalization(scale.tolist(), offset.tolist(), name="normalization")(images)
+
+
+def _check_in_predict(model):
+    """Lets `predict` check the values of arrays: in its graph, `PixelNormalization` cannot."""
+
+    @functools.wraps(model.predict)
+    def predict(x, batch_size=None, *arguments, **keywords):
+        if len(getattr(x, "shape", ())) == 4 and "int" not in str(x.dtype):
+            model.get_layer("normalization").check(x[: batch_size or 32])
+        return type(model).predict(model, x, batch_size, *arguments, **keywords)
+
+    model.predict = predict
 
 
 def builder(variant_name: str) -> Callable[..., keras.Model]:
@@ -292,7 +308,10 @@ def features(model: keras.Model) -> keras.Model:
 
 
 def preprocess_input(images: Any, model_name: str = "efficientnet-b0", weights: str | None = None) -> Any:
-    """Normalises pixels for a model built with `include_preprocessing=False`.
+    """Normalises pixels for a model built with `include_preprocessing=False`, and for no other.
+
+    By default our networks normalise pixels themselves: with this function before them, they are normalised twice, and
+    the results are wrong. The function of this name in keras.applications returns its argument.
 
     Args:
         images: array or tensor of pixels from 0 to 255, [..., height, width, channels], of any type.
