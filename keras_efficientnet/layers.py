@@ -225,15 +225,23 @@ class _Experts(keras.layers.Layer):
         border = 0 if self.padding == "same" else self.kernel_size - 1
         return -(-(size - border) // self.strides)
 
-    def _sum_of_outputs(self, convolve, features, kernels, routing):
+    def _is_fast(self, features, training) -> bool:
+        """Returns whether to use operations that only TensorFlow runs fast, which other formats cannot represent.
+
+        Inference on an unknown number of images may be traced for a file, by Keras's or TensorFlow's exporters.
+        """
+        known = training or bool(features.shape[0])
+        return self.form == "fold" and keras.backend.backend() == "tensorflow" and known
+
+    def _sum_of_outputs(self, convolve, features, kernels, routing, fast):
         weights = ops.split(ops.reshape(routing, (-1, 1, 1, self.experts)), self.experts, axis=-1)
         options = {"strides": self.strides, "padding": self.padding}
         outputs = [
             convolve(features, kernel, **options) * weight
             for kernel, weight in zip(ops.unstack(kernels, self.experts), weights, strict=True)
         ]
-        if self.form == "fold" and keras.backend.backend() == "tensorflow":
-            return tf.add_n(outputs)  # one pass over memory; the other forms avoid it because LiteRT runs ADD_N slowly
+        if fast:
+            return tf.add_n(outputs)  # one pass over memory; LiteRT runs ADD_N slowly
         return sum(outputs[1:], outputs[0])
 
     def get_config(self) -> dict[str, Any]:
@@ -266,9 +274,10 @@ class CondConv2D(_Experts):
         padding: "same" or "valid".
         use_bias: whether to add a bias per output channel, which all experts share.
         kernel_initializer: initializer of the kernel of one expert.
-        form: how inference computes the mixture, with equal outputs: "fold" is the fastest in TensorFlow. "mix" mixes
-            only kernels of one pixel, for TFLite files of any batch size and for SavedModels that are trained. "sum"
-            mixes no kernels, so that every kernel is a constant, as int8 needs it.
+        form: how inference computes the mixture, with equal outputs: "fold" is the fastest in TensorFlow, for a known
+            number of images; for an unknown one it computes like "mix", which every exporter of Keras and TensorFlow
+            can write. "mix" mixes only kernels of one pixel. "sum" mixes no kernels, so that every kernel is a
+            constant, as int8 needs it.
 
     Raises:
         ValueError: an argument is out of range, or the routing has another number of experts.
@@ -294,7 +303,8 @@ class CondConv2D(_Experts):
 
     def _convolve(self, features, routing, training):
         if self.kernel_size > 1 or self.strides > 1 or self.form == "sum":
-            return self._sum_of_outputs(ops.conv, features, ops.convert_to_tensor(self.kernel), routing)
+            fast = self._is_fast(features, training)
+            return self._sum_of_outputs(ops.conv, features, ops.convert_to_tensor(self.kernel), routing, fast)
         channels = features.shape[-1]
         mixed = ops.matmul(routing, ops.reshape(self.kernel, (self.experts, channels * self.filters)))
         kernels = ops.reshape(mixed, (-1, channels, self.filters))
@@ -313,9 +323,10 @@ class CondConv2D(_Experts):
 class DepthwiseCondConv2D(_Experts):
     """Convolves each channel of each image with its own mixture of expert kernels.
 
-    Takes `[features, routing]` as `CondConv2D` does. Each expert filters, and the outputs are summed. Inference on
-    TensorFlow mixes the kernels first and folds the batch into the channel axis, which saves a twentieth of a network's
-    time on a CPU. The gradient is that of the sum: the gradient of the folded convolution is three times slower.
+    Takes `[features, routing]` as `CondConv2D` does. Each expert filters, and the outputs are summed. Inference on a
+    known number of images mixes the kernels first in TensorFlow, and folds the batch into the channel axis, which saves
+    a twentieth of a network's time on a CPU. The gradient is that of the sum: the gradient of the folded convolution is
+    three times slower.
 
     Args:
         kernel_size, experts, strides, padding, use_bias, kernel_initializer, form: see `CondConv2D`.
@@ -337,12 +348,13 @@ class DepthwiseCondConv2D(_Experts):
 
     def _convolve(self, features, routing, training):
         kernels = ops.convert_to_tensor(self.kernel)
-        if training or self.form != "fold" or keras.backend.backend() != "tensorflow" or features.shape[0] == 0:
-            return self._sum(features, kernels, routing)
+        fast = self._is_fast(features, training)
+        if training or not fast:
+            return self._sum(features, kernels, routing, fast)
         return tf.custom_gradient(self._fold)(features, tf.identity(kernels), routing)
 
-    def _sum(self, features, kernels, routing):
-        return self._sum_of_outputs(ops.depthwise_conv, features, kernels, routing)
+    def _sum(self, features, kernels, routing, fast):
+        return self._sum_of_outputs(ops.depthwise_conv, features, kernels, routing, fast)
 
     def _fold(self, features, kernels, routing):
         side, channels = self.kernel_size, features.shape[-1]
@@ -358,7 +370,7 @@ class DepthwiseCondConv2D(_Experts):
             sources = (features, kernels, routing)
             with tf.GradientTape() as tape:
                 tape.watch(sources)
-                outputs = self._sum(*sources)
+                outputs = self._sum(*sources, fast=True)
             return tape.gradient(outputs, sources, upstream)
 
         return unfolded, gradient

@@ -2,8 +2,10 @@
 
 import keras
 import numpy as np
+import onnxruntime
 import pytest
 import tensorflow as tf
+from ai_edge_litert.interpreter import Interpreter
 from support.reference import fill, reference_images
 
 from keras_efficientnet import models
@@ -199,3 +201,46 @@ def test_images_of_a_batch_do_not_affect_each_other(network):
     alone = np.concatenate([network(image[None], training=False).numpy() for image in images])
     np.testing.assert_allclose(together, alone, rtol=0, atol=1e-5 * np.abs(alone).max())
     assert np.abs(together[0] - together[1]).max() > 0.01 * np.abs(alone).max()
+
+
+@pytest.fixture(scope="module")
+def mixed():
+    """A classifier of all kinds of CondConv layers, and images that it tells apart."""
+    keras.utils.set_random_seed(1)
+    image = keras.Input((8, 8, 3))
+    routing = keras.layers.Dense(4, "sigmoid")(keras.layers.GlobalAveragePooling2D()(image))
+    features = CondConv2D(8, kernel_size=3, experts=4, strides=2)([image, routing])
+    features = DepthwiseCondConv2D(kernel_size=3, experts=4, use_bias=True)([features, routing])
+    features = keras.layers.Flatten()(CondConv2D(8, kernel_size=1, experts=4)([features, routing]))
+    model = keras.Model(image, keras.layers.Dense(5, "softmax")(features))
+    images = np.random.default_rng(0).normal(0, 2, (3, 8, 8, 3)).astype("float32")
+    assert np.ptp(model(images), axis=0).max() > 0.1
+    return model, images
+
+
+def run_tflite(content, images):
+    interpreter = Interpreter(model_content=content)
+    interpreter.resize_tensor_input(interpreter.get_input_details()[0]["index"], images.shape)
+    interpreter.allocate_tensors()
+    interpreter.set_tensor(interpreter.get_input_details()[0]["index"], images)
+    interpreter.invoke()
+    return interpreter.get_tensor(interpreter.get_output_details()[0]["index"])
+
+
+@pytest.mark.filterwarnings("ignore")  # TensorFlow deprecates what its converter uses
+@pytest.mark.parametrize("optimizations", [[], [tf.lite.Optimize.DEFAULT]], ids=["float32", "dynamic"])
+def test_the_tflite_converter_of_tensorflow_takes_the_layers(mixed, optimizations):
+    model, images = mixed
+    converter = tf.lite.TFLiteConverter.from_keras_model(model)
+    converter.optimizations = optimizations
+    found = run_tflite(converter.convert(), images)
+    np.testing.assert_allclose(found, model(images), atol=0.01 if optimizations else 1e-5)
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # Keras 3.15 asks NumPy for np.object
+def test_the_onnx_exporter_of_keras_takes_the_layers(mixed, tmp_path):
+    model, images = mixed
+    model.export(tmp_path / "model.onnx", format="onnx", verbose=False)
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
+    [found] = session.run(None, {session.get_inputs()[0].name: images})
+    np.testing.assert_allclose(found, model(images), atol=1e-5)

@@ -41,24 +41,14 @@ def fold_batch_norms(model: keras.Model) -> keras.Model:
         >>> [type(layer).__name__ for layer in fold_batch_norms(model).layers]
         ['InputLayer', 'Conv2D', 'ReLU']
     """
-    return _copy(model, fold=True)
+    return _copy(model)
 
 
 @contextlib.contextmanager
 def inference_copy(model: keras.Model, form: str = "fold") -> Iterator[keras.Model]:
     """Yields a model for inference files: batch norms folded, CondConv layers in a form (see `CondConv2D`)."""
     with _calls_removed(model):
-        yield _copy(model, fold=True, form=form)
-
-
-@contextlib.contextmanager
-def trainable_copy(model: keras.Model, form: str) -> Iterator[keras.Model]:
-    """Yields a model that shares all variables with `model`, with its CondConv layers in a form."""
-    if not _has_mixtures(model):
-        yield model
-        return
-    with _calls_removed(model):
-        yield _copy(model, fold=False, form=form)
+        yield _copy(model, form)
 
 
 @contextlib.contextmanager
@@ -74,13 +64,13 @@ def _calls_removed(model: keras.Model) -> Iterator[None]:
             del nodes[length:]
 
 
-def _copy(model, *, fold, form=None) -> keras.Model:
+def _copy(model, form=None) -> keras.Model:
     """Returns a model that shares the layers of `model`, except for those that change."""
     check_built(model)
     sequential = isinstance(model, keras.Sequential)  # its `output` is that of its last call
     ends = (model.inputs[0], model.outputs[0]) if sequential else (model.input, model.output)
     model = keras.Model(*ends, name=model.name)
-    norms = {layer.name: norm for layer in model.layers if (norm := _find_norm(layer, model))} if fold else {}
+    norms = {layer.name: norm for layer in model.layers if (norm := _find_norm(layer, model))}
     folded_norms = {norm.name for norm in norms.values()}
 
     def copy_layer(layer):
@@ -89,8 +79,8 @@ def _copy(model, *, fold, form=None) -> keras.Model:
             return type(layer).from_config(layer.get_config() | {"use_bias": True} | change)
         if change:
             return layer.with_form(form)
-        if isinstance(layer, keras.Model) and has_inputs(layer) and (fold or _has_mixtures(layer)):
-            return _copy(layer, fold=fold, form=form)
+        if isinstance(layer, keras.Model) and has_inputs(layer):
+            return _copy(layer, form)
         return layer
 
     def call_layer(layer, inputs, *arguments, **keywords):
@@ -107,10 +97,6 @@ def _layers(model) -> Iterator[keras.Layer]:
     yield model
     for layer in model.layers:
         yield from _layers(layer) if isinstance(layer, keras.Model) else [layer]
-
-
-def _has_mixtures(model) -> bool:
-    return any(isinstance(layer, MIXTURES) for layer in _layers(model))
 
 
 def _find_norm(layer, model):

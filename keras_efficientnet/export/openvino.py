@@ -84,7 +84,7 @@ def is_openvino(path: Path) -> bool:
 
 def _save_graph(model, path, batch_size):
     try:
-        with inference_copy(model, form="fold" if batch_size else "mix") as network:
+        with inference_copy(model) as network:
             holder = collect_variables(network)
             holder.serve = make_serving_function(network, batch_size)
             tf.saved_model.save(holder, os.fspath(path), signatures={"serving_default": holder.serve})

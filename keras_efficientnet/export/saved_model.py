@@ -24,7 +24,6 @@ import keras
 import tensorflow as tf
 
 from keras_efficientnet.export.agreement import check_exact
-from keras_efficientnet.export.folding import trainable_copy
 from keras_efficientnet.export.pixels import Reader, find_reader
 from keras_efficientnet.export.preparation import (
     check_built,
@@ -123,8 +122,7 @@ def _save(model, path, spec, name_outputs, *, read, labels, weight_decay):
         file.write_text("".join(f"{label}\n" for label in labels), "utf-8")
         holder.labels = tf.saved_model.Asset(os.fspath(file))
     try:
-        with trainable_copy(model, form="mix") as network:
-            holder.__call__ = call = make_call(network, spec)
-            tf.saved_model.save(holder, os.fspath(path), make_signatures(call, spec, name_outputs, read))
+        holder.__call__ = call = make_call(model, spec)
+        tf.saved_model.save(holder, os.fspath(path), make_signatures(call, spec, name_outputs, read))
     except tf.errors.OpError as error:  # for example a full disk
         raise OSError(f"TensorFlow could not write the SavedModel: {error.message}") from error

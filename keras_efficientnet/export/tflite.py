@@ -92,7 +92,7 @@ def convert(
             f"`quantize={quantize}` needs `images`, on which it finds the ranges of the activations: some hundred of "
             "those the model was trained on."
         )
-    with inference_copy(model, find_form(quantize, batch_size)) as network:
+    with inference_copy(model, find_form(quantize)) as network:
         converter = _make_converter(network, quantize, images, batch_size)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # TensorFlow deprecates its interpreter, which its converter uses
@@ -107,11 +107,9 @@ def convert(
     return to_int8(content, images) if quantize == "int8" and images is not None else content
 
 
-def find_form(quantize: str, batch_size: int | None) -> str:
+def find_form(quantize: str) -> str:
     """Returns the form of CondConv layers (see `CondConv2D`): quantized kernels must not be computed."""
-    if quantize not in ("none", "float16"):
-        return "sum"
-    return "fold" if batch_size == 1 else "mix"
+    return "fold" if quantize in ("none", "float16") else "sum"
 
 
 def _check_options(**options):
