@@ -43,8 +43,12 @@ def find_images(paths: str) -> list[str]:
 
 def _find(path: str) -> list[str]:
     if os.path.isdir(path):
-        return sorted(str(file) for file in Path(path).iterdir() if file.suffix.lower() in IMAGE_SUFFIXES)
+        return sorted(str(file) for file in Path(path).iterdir() if _is_image(file))
     return [path] if os.path.isfile(path) else sorted(filter(os.path.isfile, glob.glob(path, recursive=True)))
+
+
+def _is_image(path: Path) -> bool:
+    return path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()
 
 
 def predict_files(
