@@ -8,7 +8,8 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
-IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".webp")  # of files that can be decoded; case is ignored
+# of files that can be decoded; case is ignored
+IMAGE_SUFFIXES = (".bmp", ".dib", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".png", ".webp")
 MAX_PIXELS = 2**27  # 400 MB of RGB; a file of a few hundred kB may have many more
 LONGEST = 1 << 30  # bytes: to the end of any file
 TOO_LARGE = f"more than the {MAX_PIXELS:,} that are decoded: scale it down"

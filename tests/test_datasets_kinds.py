@@ -98,6 +98,105 @@ def test_invalid_folder_is_an_error_that_explains_it(tmp_path, make, options, me
         make_datasets(config, SMALL)
 
 
+def count_classes(folder):
+    files = class_folders.find_splits(str(folder))["train"]
+    return {name: files.labels.count(label) for label, name in enumerate(files.names)}
+
+
+@pytest.mark.parametrize("word", ["train", "training", "validation", "valid", "val", "test", "Train", "TEST"])
+def test_class_may_be_called_like_a_split(tmp_path, word):
+    write_folder(tmp_path, ["bus", "car", word], 10)
+    assert count_classes(tmp_path) == {"bus": 9, "car": 9, word: 9}
+    write_folder(tmp_path / word, ["more"], 1)  # images beside a folder: still a class
+    assert count_classes(tmp_path) == {"bus": 9, "car": 9, word: 9}
+
+
+def test_classes_may_be_called_train_and_test(tmp_path):
+    write_folder(tmp_path, ["train", "test"], 10)
+    assert count_classes(tmp_path) == {"train": 9, "test": 9}
+
+
+@pytest.mark.parametrize(("train", "validation"), [("Train", "Val"), ("TRAINING", "TEST"), ("train", "Validation")])
+def test_splits_are_found_in_upper_and_lower_case(tmp_path, train, validation):
+    write_folder(tmp_path / train, ["ant", "bee"], 2)
+    write_folder(tmp_path / validation, ["ant", "bee"], 1)
+    splits = class_folders.find_splits(str(tmp_path))
+    assert (len(splits["train"].paths), len(splits["validation"].paths)) == (4, 2)
+
+
+def test_two_splits_that_differ_in_case_are_refused(tmp_path):
+    for name in ("train", "val", "Val"):
+        write_folder(tmp_path / name, ["ant", "bee"], 1)
+    with pytest.raises(ValueError, match="Val and .*val differ in case only"):
+        class_folders.find_splits(str(tmp_path))
+
+
+def test_images_that_are_not_read_are_counted_by_reason(tmp_path, caplog):
+    write_folder(tmp_path / "train", ["ant", "bee"], 2)
+    write_folder(tmp_path / "val", ["ant", "bee"], 1)
+    write_folder(tmp_path / "train/ant/more", ["deep"], 3)
+    write_folder(tmp_path / "train/.cache", ["x"], 4)
+    write_folder(tmp_path / "train/bee", ["folder.jpg"], 1)
+    write_folder(tmp_path / "extra", ["cow"], 5)
+    for name in "ant/1.heic ant/2.heic bee/3.tif ant/.4.jpg 5.png ant/notes ant/Thumbs.db ant/._6.jpg".split():
+        (tmp_path / "train" / name).write_bytes(b"")
+    for number, ending in enumerate((".jfif", ".jpe", ".JFIF")):
+        (tmp_path / f"train/bee/{number}{ending}").write_bytes(jpeg())
+    assert count_classes(tmp_path) == {"ant": 2, "bee": 5}
+    beside, inside = caplog.messages
+    assert beside.endswith("5 images beside train, ... are not read: in extra.")
+    assert "train: 7 images are read. Not read are 14 files: " in inside
+    reasons = ["4 in subfolders of classes", "4 in folders whose names begin with a dot", "2 .heic", "1 .tif"]
+    reasons += ["1 without an ending", "1 whose names begin with a dot", "1 beside the class folders"]
+    assert all(reason in inside for reason in reasons)
+
+
+def test_folder_without_other_files_is_read_without_a_warning(tmp_path, caplog):
+    write_folder(tmp_path, ["ant", "bee"], 10)
+    assert count_classes(tmp_path) == {"ant": 9, "bee": 9} and not caplog.messages
+
+
+def write_one_class(folder):
+    write_folder(folder / "train", ["ant"], 2)
+    write_folder(folder / "val", ["ant"], 2)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda folder: write_folder(folder, ["ant"], 5), "data has one class folder, 'ant'. A classifier needs"),
+        (write_one_class, "train has one class folder, 'ant'"),
+        (
+            lambda folder: write_folder(folder.parent, [folder.name], 2),
+            "has no class folders.* Not read are 2 files",
+        ),
+        (lambda folder: write_folder(folder / "ant", ["a", "b"], 2), "ant has no image file.* 4 in subfolders"),
+        (lambda folder: write_folder(folder / "a", ["x.jpg"], 1), "a has no image file.* 1 in subfolders of classes"),
+    ],
+)
+def test_folder_with_one_class_or_none_is_explained(tmp_path, make, message):
+    make(tmp_path / "data")
+    with pytest.raises(ValueError, match=message):
+        make_datasets(make_config(data_dir=str(tmp_path / "data"), dataset="folder"), SMALL)
+
+
+def test_label_file_with_one_class_is_explained(tmp_path):
+    write_records(tmp_path / "validation-00000-of-00001", [record(jpeg(), 1)])
+    (tmp_path / "labels.txt").write_text("ant\n")
+    with pytest.raises(ValueError, match="The data have one class, 'ant'. A classifier needs at least two"):
+        evaluate(tmp_path)
+
+
+def test_folder_in_place_of_an_image_is_named(tmp_path):
+    """It takes the place of an image after the images were listed."""
+    write_folder(tmp_path, ["ant", "bee"], 20)
+    data = make_datasets(make_config(data_dir=str(tmp_path), dataset="folder", mode="eval"), SMALL)
+    (tmp_path / "bee/019.jpg").unlink()
+    (tmp_path / "bee/019.jpg").mkdir()
+    with pytest.raises(ValueError, match="bee/019.jpg cannot be read"), report_broken(data.explain_valid):
+        list(data.valid)
+
+
 def write_train(folder, files, each):
     for number in range(files):
         values = [record(jpeg(seed=number * each + place), 1 + number) for place in range(each)]

@@ -18,6 +18,8 @@ from keras_efficientnet import training
 from keras_efficientnet.recipes import make_config
 from keras_efficientnet.runs import RunFolder
 
+pytestmark = pytest.mark.usefixtures("short_network")
+
 HOLD = """
 import sys
 from keras_efficientnet.runs import RunFolder
@@ -88,7 +90,6 @@ def test_one_of_many_trainings_that_start_together_gets_the_folder(tmp_path):
     assert all("is in use: " in error for error in errors)
 
 
-@pytest.mark.usefixtures("short_network")
 def test_a_run_that_fails_at_once_leaves_no_folder(tmp_path):
     with pytest.raises(FileNotFoundError, match="No files train-"):
         training.run(make_config(model_dir=str(tmp_path / "run"), data_dir=str(tmp_path / "nowhere"), **SMALL))

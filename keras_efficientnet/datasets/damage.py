@@ -21,6 +21,7 @@ ERRORS = (  # raised by a pipeline for broken data
     tf.errors.UnknownError,
     tf.errors.NotFoundError,
     tf.errors.PermissionDeniedError,
+    tf.errors.FailedPreconditionError,  # a folder in place of a file
     UnicodeDecodeError,  # raised by TensorFlow if its message contains the bytes of a record
 )
 MARKERS_IN_DATA = (0x00, *range(0xD0, 0xD8))  # after 0xFF: stuffed byte, restarts; ITU-T T.81, B.1.1.2 and B.1.1.5

@@ -119,6 +119,8 @@ def _opener(splits: Mapping[str, Split], open_split: Callable[[Split], Source]) 
 
 
 def _count_classes(names: ClassNames, wanted: int | None) -> int:
+    if names and len(names) == 1:
+        raise ValueError(f"The data have one class, {names[0]!r}. A classifier needs at least two. Check `data_dir`.")
     if names and wanted and len(names) != wanted:
         raise ValueError(
             f"`num_label_classes` must match the {len(names)} class names of the data. Received: {wanted}. Leave the "

@@ -45,12 +45,16 @@ def find_images(paths: str) -> list[str]:
 
 def _find(path: str) -> list[str]:
     if os.path.isdir(path):
-        return sorted(str(file) for file in Path(path).iterdir() if file.suffix.lower() in IMAGE_SUFFIXES)
+        return sorted(str(file) for file in Path(path).iterdir() if _is_image(file))
     if os.path.isfile(path):
         return [path]
     folder = next((parent for parent in Path(path).parents if parent.is_dir()), Path())  # is taken literally, too
     pattern = os.path.join(glob.escape(str(folder)), os.path.relpath(path, folder)) if folder != Path() else path
     return sorted(filter(os.path.isfile, glob.glob(pattern, recursive=True)))
+
+
+def _is_image(path: Path) -> bool:
+    return path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()
 
 
 def predict_files(
