@@ -1,14 +1,17 @@
 """The lines of a terminal. The C++ lines are those that TensorFlow 2.18 to 2.21 wrote, with and without a GPU."""
 
 import logging
+import re
 import subprocess
 import sys
 import warnings
+from pathlib import Path
 
 import pytest
 
 from keras_efficientnet.console import make_noise_pattern, plain_lines
 
+ROOT = Path(__file__).parent.parent
 INFORMATION = (
     "WARNING: All log messages before absl::InitializeLog() is called are written to STDERR",
     "I0000 00:00:1795886005.654766   28044 port.cc:153] oneDNN custom operations are on.",
@@ -55,6 +58,27 @@ def test_errors_are_shown_even_if_the_process_crashes(end):
     assert (done.returncode == 0) == (end == "exit")
     shown = done.stderr.replace("from Python\n", "", 1)
     assert shown == "".join(f"{line}\n" for line in ERRORS) + "no end of line"
+
+
+MAIN = """
+import logging
+from absl import app
+import main
+def warn(arguments):
+    with main.show_lines():
+        logging.warning("a batch is larger than the data")
+main.main = warn
+app.run(main.start, flags_parser=main.parse_flags)
+"""
+
+
+@pytest.mark.parametrize(
+    ("flags", "shown"),
+    [([], r"warning: a batch is larger than the data\n"), (["--verbosity=1"], r"W\d{4} .*\] a batch is larger .*\n")],
+)
+def test_main_shows_a_warning_in_plain_words(flags, shown):
+    done = subprocess.run([sys.executable, "-c", MAIN, *flags], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert re.fullmatch(shown, done.stderr)
 
 
 def test_information_and_warnings_are_plain_lines(capsys):
