@@ -52,6 +52,10 @@ class CheckpointFolder:
             )
         return None
 
+    def is_empty(self) -> bool:
+        """Returns whether no checkpoint, complete or damaged, is there."""
+        return not self._list()
+
     def wait(self, timeout: float) -> Iterable[str]:
         """Yields the path of each new checkpoint until none has appeared for `timeout` seconds."""
         seen: set[str] = set()

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import logging
 import os
 import shutil
 import tempfile
@@ -179,6 +180,35 @@ class RunFolder:
             raise ValueError(f"{self.labels} names {len(names)} classes, the network has {classes}. They must match.")
         return tuple(names)
 
+    def check_classes(self, class_names: Sequence[str] | None) -> None:
+        """Raises ValueError if data have other class names than the run, or the same in another order.
+
+        Passes if one of them has no class names.
+        """
+        trained = self.read_labels()
+        if trained and class_names and trained != list(class_names):
+            raise ValueError(
+                f"The data must have the classes that the run in {self.path} was trained on. "
+                f"{_describe_difference(trained, class_names)} Give the data of the run, or another `model_dir`; if "
+                f"these are the same classes under new names, write the new names into its {self.labels.name}."
+            )
+
+    def check_data(self, class_names: Sequence[str] | None, data_dir: str | None) -> None:
+        """Raises ValueError if the checkpoints of the run are of other classes; warns if the data are elsewhere.
+
+        Moved data are legal.
+        """
+        if CheckpointFolder(self.checkpoints).is_empty():
+            return
+        self.check_classes(class_names)
+        options = self.read_options()
+        trained = options.get("data_dir") if options else data_dir
+        if os.path.realpath(trained or "") != os.path.realpath(data_dir or ""):
+            logging.warning(
+                f"The run in {self.path} was trained with data_dir={trained}. Received: data_dir={data_dir}. If these "
+                "are not the same images in another place, use another `model_dir` to train on them."
+            )
+
     def latest_checkpoint(self) -> str | None:
         """Returns the path of the latest complete checkpoint without `.index`; see `CheckpointFolder.latest`."""
         return CheckpointFolder(self.checkpoints).latest()
@@ -284,6 +314,21 @@ def folder_of(path: str | os.PathLike[str] | None) -> RunFolder | None:
 def run_of_checkpoint(path: str) -> RunFolder:
     """Returns the run that a checkpoint in `checkpoints/` or `archive/` belongs to."""
     return RunFolder(Path(path).parent.parent)
+
+
+def _describe_difference(trained: Sequence[str], received: Sequence[str]) -> str:
+    """Returns a sentence on the class names that two lists do not share, or on their order."""
+    missing, added = _list_others(trained, received), _list_others(received, trained)
+    if missing or added:
+        return f"Only the run has: {missing or '-'}. Only the data have: {added or '-'}."
+    number = next(number for number, name in enumerate(received) if name != trained[number])
+    return f"The order differs: class {number} is {trained[number]!r} in the run, and {received[number]!r} in the data."
+
+
+def _list_others(names: Sequence[str], others: Sequence[str]) -> str:
+    """Returns in words the names that `others` lack, at most five."""
+    found = [repr(name) for name in names if name not in set(others)]
+    return ", ".join(found[:5]) + (f" and {len(found) - 5} more" if len(found) > 5 else "")
 
 
 def _read_object(path: Path, hint: str = "") -> dict[str, Any]:

@@ -124,6 +124,6 @@ def _count_classes(names: ClassNames, wanted: int | None) -> int:
     if names and wanted and len(names) != wanted:
         raise ValueError(
             f"`num_label_classes` must match the {len(names)} class names of the data. Received: {wanted}. Leave the "
-            "option out."
+            "option out, or give the data of the run."
         )
     return len(names) if names else wanted or DEFAULT_CLASSES

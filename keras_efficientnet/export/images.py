@@ -56,8 +56,8 @@ def load_images(
 
     Raises:
         FileNotFoundError: there are no such images.
-        ValueError: there is neither a run nor a `source`, the data have another number of classes than the model, or
-            the model does not take square RGB images.
+        ValueError: there is neither a run nor a `source`, the data have other classes than the run or another number of
+            them than the model, or the model does not take square RGB images.
     """
     height = _check_size(model)
     if count < 1:
@@ -69,6 +69,8 @@ def load_images(
     if options is None:
         return _read_files(find_images(source or ""), reader, count)
     data = make_datasets(dataclasses.replace(config, mode="train" if train else "eval"), variant)
+    if folder:
+        folder.check_classes(data.class_names)
     origin = source or (folder.path if folder else "")
     if data.classes != model.output_shape[-1]:
         raise ValueError(

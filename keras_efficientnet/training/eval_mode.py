@@ -45,7 +45,7 @@ def evaluate_checkpoints(state: TrainState, data: Data) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: there is no checkpoint, or none appeared in time.
-        ValueError: the checkpoint is of another network.
+        ValueError: the checkpoint is of another network, or of other classes than the data.
     """
     config, folder, results = state.config, RunFolder(state.config.directory), None
     evaluate, history = bind_evaluator(state, data), History(folder, None, log=folder.evaluations)
@@ -55,6 +55,7 @@ def evaluate_checkpoints(state: TrainState, data: Data) -> dict[str, Any]:
             state.load_checkpoint(path)
         except tf.errors.NotFoundError:  # training has replaced it by newer ones
             continue
+        folder.check_classes(data.class_names)  # each time: another process may write these checkpoints
         outcomes = evaluate()
         scores = metrics.score(outcomes)._asdict()
         if config.eval_timeout is not None:

@@ -85,6 +85,7 @@ def _run(config: TrainConfig, strategy: tf.distribute.Strategy) -> dict[str, Any
     keras.utils.set_random_seed(config.seed)
     variant = make_variant(config)
     data = make_datasets(config, variant)
+    RunFolder(config.directory).check_data(data.class_names, config.data_dir)
     config = complete_config(config, data)
     with strategy.scope():
         state = TrainState(config, variant, data.train_images, strategy)

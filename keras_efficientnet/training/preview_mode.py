@@ -45,12 +45,13 @@ def preview(config: TrainConfig) -> Path:
     Raises:
         FileNotFoundError: there are no data.
         OSError: the run folder cannot be written.
-        ValueError: an option or a data file is invalid.
+        ValueError: an option or a data file is invalid, or the run is of other classes.
     """
     train_config = dataclasses.replace(config, mode="train", use_best=False, early_stopping_evaluations=None)
     folder = RunFolder(config.directory)
     folder.check_writable()
     data = make_datasets(train_config, make_variant(config))
+    folder.check_data(data.class_names, config.data_dir)
     figure = draw(make_sheet(config, data), data.display_names)
     folder.create()
     save_figure(figure, folder.preview)
