@@ -31,7 +31,6 @@ NOT_RUN = {  # a line of each Python block that does not run here -> why
     'path = pretrained.fetch(pretrained.find("efficientnet-b0", "advprop"))': "downloads weights",
     'keras_efficientnet.load_weights(model, "tf_efficientnet_b0.aa_in1k")': "downloads weights",
     "results = training.run(config)": "trains for minutes",
-    'load_weights(backbone, "tuned.keras")': "needs a file of the user",
     'layer = hub.KerasLayer("b0_features", trainable=True)': "needs Keras 2, in a process of its own",
     'export.to_tflite(model, "b0_int8.tflite", quantize="int8", images=images)': "test_export_tflite.py quantises",
 }
