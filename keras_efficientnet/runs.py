@@ -107,29 +107,6 @@ class RunFolder:
                     "`model_dir`."
                 ) from error
 
-    def contents(self) -> list[tuple[str, str]]:
-        """Returns the name and the meaning of each file and folder that the run has, the products first."""
-        meanings = {
-            self.model: "the network, for keras.saving.load_model",
-            self.saved_model: "the network, for TensorFlow Serving and TensorFlow Hub",
-            self.tflite: "the network, for phones and browsers",
-            self.results: "the scores of the network and of its exports",
-            self.evaluation: "the scores of the last --mode=eval",
-            self.predictions: "the classes of the last --mode=predict",
-            self.reports: "accuracy of each class, confusion matrix, calibration",
-            self.curve: "loss, accuracy and learning rate by step",
-            self.preview: "images as the network sees them",
-            self.labels: "the class names",
-            self.config: "the options of the run",
-            self.checkpoints: "what the run resumes from",
-            self.archive: "the best checkpoint",
-            self.log: "loss and scores by step",
-            self.evaluations: "scores by step, of --mode=eval",
-            self.tensorboard: "the same for TensorBoard",
-        }
-        existing = [path for path in meanings if path.exists()]
-        return [(f"{path.name}/" if path.is_dir() else path.name, meanings[path]) for path in existing]
-
     def is_run(self) -> bool:
         """Returns whether the folder holds the options of a run."""
         return self.config.is_file()
@@ -166,6 +143,29 @@ class RunFolder:
     def write_labels(self, class_names: Sequence[str]) -> None:
         """Writes the class names, one per line."""
         write_text(self.labels, "".join(f"{name}\n" for name in class_names))
+
+    def contents(self) -> list[tuple[str, str]]:
+        """Returns the name and the meaning of each file and folder that the run has, the products first."""
+        meanings = {
+            self.model: "the network, for keras.saving.load_model",
+            self.saved_model: "the network, for TensorFlow Serving and TensorFlow Hub",
+            self.tflite: "the network, for phones and browsers",
+            self.results: "the scores of the network and of its exports",
+            self.evaluation: "the scores of the last --mode=eval",
+            self.predictions: "the classes of the last --mode=predict",
+            self.reports: "accuracy of each class, confusion matrix, calibration",
+            self.curve: "loss, accuracy and learning rate by step",
+            self.preview: "images as the network sees them",
+            self.labels: "the class names",
+            self.config: "the options of the run",
+            self.checkpoints: "what the run resumes from",
+            self.archive: "the best checkpoint",
+            self.log: "loss and scores by step",
+            self.evaluations: "scores by step, of --mode=eval",
+            self.tensorboard: "the same for TensorBoard",
+        }
+        existing = [path for path in meanings if path.exists()]
+        return [(f"{path.name}/" if path.is_dir() else path.name, meanings[path]) for path in existing]
 
     def class_names(self, classes: int) -> tuple[str, ...]:
         """Returns the class names, or the class numbers if the run has no names.

@@ -16,8 +16,9 @@ import main
 from keras_efficientnet import config, datasets, export
 from keras_efficientnet.architectures import VARIANTS
 from keras_efficientnet.config import GROUPS, TrainConfig
-from keras_efficientnet.recipes import MEANINGS, RECIPES
-from keras_efficientnet.training.progress import log_evaluation
+from keras_efficientnet.recipes import MEANINGS, RECIPES, make_config
+from keras_efficientnet.training.devices import make_strategy
+from keras_efficientnet.training.progress import describe_devices, log_evaluation
 
 SAMPLE = Path(datasets.__file__).parents[1] / "data/sample"
 SMALL = TINY | {"train_batch_size": 16, "train_steps": 10, "steps_per_eval": 5, "checkpoint_steps": 5}
@@ -80,7 +81,7 @@ def test_the_screen_shows_our_own_lines_only(finished):
         *[row] * 3,
         r"10 steps, \d+ s of training; best top-1 .*",
         rf"Files in {folder}/",
-        *[r"[\w.]+/? {2,}\w.*"] * len([*folder.iterdir()]),
+        *[r"[\w.]+/? {2,}\w.*"] * len([path for path in folder.iterdir() if not path.name.startswith(".")]),
     )
     for line, pattern in zip(lines, expected, strict=True):
         assert re.fullmatch(pattern, line), line
@@ -90,6 +91,12 @@ def test_the_progress_bar_says_what_the_first_steps_wait_for(finished):
     bars = [line for line in re.split(r"[\r\n]+", finished[1]) if "%|" in line]
     assert bars[0].startswith("building the graph, which takes a minute:   0%|")
     assert len({bar.split(":")[0].strip() for bar in bars}) == 2 and bars[-1].startswith("training: 100%|")
+
+
+@pytest.mark.parametrize("replicas, described", [(1, "1 CPU"), (2, "2 CPUs")])
+def test_the_devices_are_counted(replicas, described):
+    """On the two logical CPUs of the tests."""
+    assert describe_devices(make_strategy(make_config(num_replicas=replicas))) == described
 
 
 ROW = {"top_1_accuracy": 0.5, "top_5_accuracy": 1.0, "loss": 0.25, "expected_calibration_error": 0.125, "images": 8}
@@ -138,6 +145,7 @@ def test_finished_run_is_not_trained_again(finished):
     again = run_main(model_dir=folder, **SMALL, export=False)
     after = json.loads((folder / "results.json").read_text())
     assert again.status == 0, again.err
+    assert "length   10 steps of 16 images, 0.1 epochs; 10 steps are done\n" in again.out
     assert after["seconds"] == before["seconds"]
     assert after["model"]["top_1_accuracy"] == before["model"]["top_1_accuracy"]
 

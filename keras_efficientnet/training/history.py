@@ -2,7 +2,6 @@
 
 import json
 import logging
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +17,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 REQUIRED = {"train": {"loss"}, "validation": {"loss", "top_1_accuracy"}}  # values of a row, by part
-LOGARITHMIC_FROM = 100  # largest loss, as a multiple of the smallest
 
 
 class History:
@@ -97,6 +95,9 @@ def evaluations_since_best(rows: Sequence[Mapping[str, float]]) -> int:
     return len(rows) - 1 - accuracies.index(max(accuracies)) if rows else 0
 
 
+LOGARITHMIC_FROM = 100  # largest loss, as a multiple of the smallest
+
+
 def plot(folder: RunFolder) -> None:
     """Draws `curve.png`: loss, accuracy and learning rate by step, from `log.jsonl` and `evaluations.jsonl`."""
     rows = [*read_rows(folder.log), *read_rows(folder.evaluations)]
@@ -139,7 +140,7 @@ def _draw_loss(axes: Any, train: Sequence[Mapping[str, Any]], validation: Sequen
     axes.plot(*_points(train, "loss"), label="training")
     axes.plot(*_points(validation, "loss"), label="validation", marker="o")
     axes.set(xlabel="step", title="Loss")
-    losses = [row["loss"] for row in (*train, *validation) if 0 < row["loss"] < math.inf]
+    losses = [row["loss"] for row in (*train, *validation) if 0 < row["loss"] < float("inf")]
     if losses and max(losses) > LOGARITHMIC_FROM * min(losses):
         axes.set_yscale("log")
 
