@@ -15,6 +15,7 @@ import command
 from absl import flags
 
 from keras_efficientnet import preflight
+from keras_efficientnet.paths import split_paths
 
 FLAGS = flags.FLAGS
 flags.DEFINE_list("models", [], "Networks of this package, efficientnet-b0,..., with random weights.")
@@ -34,7 +35,7 @@ flags.register_validator("threads", lambda numbers: all(map(str.isdigit, numbers
 def check() -> None:
     preflight.check_plot(FLAGS.plot, FLAGS.output)
     preflight.check_models(FLAGS.models)
-    for path in FLAGS.files:
+    for path in split_paths(FLAGS.files):
         preflight.check_path(path, "file")
     preflight.check_packages(FLAGS.formats)
 
@@ -43,7 +44,6 @@ def main() -> list[str]:
     import tqdm
 
     from keras_efficientnet.benchmark.comparison import Comparison, compare_latencies
-    from keras_efficientnet.paths import split_paths
     from keras_efficientnet.runtimes.worker import default_threads
 
     comparison = Comparison(

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from keras_efficientnet.architectures import OTHER_NAMES, VARIANTS, find_variant
+from keras_efficientnet.checkpoint_folder import CheckpointFolder
 from keras_efficientnet.config import TrainConfig
 from keras_efficientnet.files import check_target
 from keras_efficientnet.labels import read_labels
@@ -53,7 +54,7 @@ def check_run(config: TrainConfig) -> None:
 
 
 def _has_checkpoint(run):
-    return any(run.checkpoints.glob("*.index")) or any(run.archive.glob("*.index"))
+    return not all(CheckpointFolder(folder).is_empty() for folder in (run.checkpoints, run.archive))
 
 
 def missing_checkpoint(run: RunFolder) -> FileNotFoundError:
