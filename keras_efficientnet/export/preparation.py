@@ -3,6 +3,9 @@
 import contextlib
 import logging
 import os
+import re
+import tempfile
+import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +16,11 @@ import tensorflow as tf
 
 from keras_efficientnet.runs import RunFolder
 
+# Lines of C++ libraries: "I0000 00:00:1795888720.5  31330 reader.cc:83] Reading", "2026-01-31 23:59:59.9: I a/b.cc:1] "
+INFORMATION = re.compile(
+    rb"[IW]\d{4} [\d:.]+ +\d+ [\w.-]+:\d+\] |\d+-\d\d-\d\d [\d:.]+: [IW] |INFO: |WARNING: All log messages before "
+)
+_FILTERING = threading.Lock()
 MODEL_FILES = (b"PK\x03\x04", b"\x89HDF")  # how files start that models are exported from: .keras (a zip), HDF5
 
 
@@ -50,7 +58,7 @@ def load_model(path: str | os.PathLike[str]) -> keras.Model:
 
 
 def check_model(model: keras.Model) -> None:
-    """Raises ValueError unless a model classifies images and Keras uses TensorFlow."""
+    """Raises ValueError unless a model gives a row of numbers for each image and Keras uses TensorFlow."""
     if keras.backend.backend() != "tensorflow":
         raise ValueError(
             f"Exporting needs Keras on TensorFlow. Received: backend={keras.backend.backend()!r}. Save the model as "
@@ -60,8 +68,9 @@ def check_model(model: keras.Model) -> None:
     shapes = [tuple(tensor.shape) for tensor in (*model.inputs, *model.outputs)]
     if [len(shape) for shape in shapes] != [4, 2]:
         raise ValueError(
-            "Only a classifier can be exported: from images [batch, height, width, channels] to probabilities "
-            f"[batch, classes]. {model.name} has inputs and outputs {shapes}. Was it built with include_top=True?"
+            "A model can be exported that takes images [batch, height, width, channels] and gives a row of numbers for "
+            f"each, [batch, n]. {model.name} has inputs and outputs {shapes}. Build it with include_top=True, or with "
+            "pooling='avg'."
         )
 
 
@@ -106,10 +115,10 @@ def is_exported_file(path: Path) -> bool:
         return not file.read(8).startswith(MODEL_FILES)
 
 
-def make_serving_function(model: keras.Model, batch_size: int | None) -> Any:
-    """Returns a tf.function from `inputs`, float32 [batch_size, height, width, channels], to `probabilities`."""
+def make_serving_function(model: keras.Model, batch_size: int | None, outputs: str) -> Any:
+    """Returns a tf.function from `inputs`, float32 [batch_size, height, width, channels], to outputs of that name."""
     spec = tf.TensorSpec((batch_size, *model.input_shape[1:]), tf.float32, name="inputs")
-    return tf.function(lambda inputs: {"probabilities": model(inputs, training=False)}, input_signature=[spec])
+    return tf.function(lambda inputs: {outputs: model(inputs, training=False)}, input_signature=[spec])
 
 
 def collect_variables(model: keras.Model) -> tf.train.Checkpoint:
@@ -141,10 +150,39 @@ def _all_layers(layer: keras.Layer) -> Iterator[keras.Layer]:
 
 @contextlib.contextmanager
 def suppress_info_logs() -> Iterator[None]:
-    """Suppresses TensorFlow's log line for each file it writes, in programs that log at level INFO."""
+    """Suppresses what TensorFlow, its converter and LiteRT report on each file: by Python's logging, and on stderr."""
     before = logging.root.manager.disable
     logging.disable(max(before, logging.INFO))
     try:
-        yield
+        with _filter_stderr():
+            yield
     finally:
         logging.disable(before)
+
+
+@contextlib.contextmanager
+def _filter_stderr() -> Iterator[None]:
+    """Holds back what is written to file descriptor 2, and then writes it without the information of C++ libraries.
+
+    Only one block at a time does so, as all threads share the descriptor.
+    """
+    if not _FILTERING.acquire(blocking=False):
+        yield
+        return
+    with contextlib.ExitStack() as stack:
+        stack.callback(_FILTERING.release)
+        try:
+            held, stderr = stack.enter_context(tempfile.TemporaryFile()), os.dup(2)
+        except OSError:  # a full disk, or a program without stderr: nothing is filtered
+            yield
+            return
+        stack.callback(os.close, stderr)
+        os.dup2(held.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(stderr, 2)
+            held.seek(0)
+            for line in held:
+                if not INFORMATION.match(line):
+                    os.write(2, line)
