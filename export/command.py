@@ -47,7 +47,7 @@ def define_measurement_flags(least_agreement: str = "0.99 by default") -> None:
     images = "Images to measure on: image files, a folder of images, class folders or records, or sample."
     flags.DEFINE(PATH, "images", None, images)
     flags.DEFINE_integer("image_count", 500, "Number of images to measure on, at most.", lower_bound=1)
-    agreement = f"Required share of the images with the same predicted class; {least_agreement}."
+    agreement = f"Required share of the images with the same predicted class, or cosine similarity; {least_agreement}."
     flags.DEFINE_float("least_agreement", None, agreement, lower_bound=0.0, upper_bound=1.0)
 
 

@@ -195,9 +195,38 @@ def test_a_table_is_written_and_drawn(tmp_path):
     assert written["timings"][0]["rounds_ms"] == [[2, 2, 2], [20, 20, 20], [2, 2, 8]]
     assert written["machine"]["packages"]["onnxruntime"]
     [axes] = latencies.draw(rows).axes
-    assert [line.get_xydata().tolist() for line in axes.lines] == [[[1.0, 78.84], [2.0, 76.882]]]  # docs/models.md
+    points, peer = axes.lines
+    assert points.get_xydata().tolist() == [[1.0, 78.84], [2.0, 76.882]]  # docs/models.md
+    assert peer.get_xdata() == [1.0, 1.0]
+    assert [text.get_text() for text in axes.texts] == ["b0", "b1", "b"]
     with pytest.raises(ValueError, match="nothing to plot"):
         latencies.draw(rows[2:])
+
+
+@pytest.mark.parametrize("milliseconds", [[7.31], [2.0, 2.001], [21, 38], [0.4, 0.6], [12, 95], [3, 4000], [0.02, 900]])
+def test_the_plot_has_numbers_however_narrow_its_axis_is(milliseconds):
+    rows = [{"model": "efficientnet-b0", "format": "onnx", "threads": 1, "top_1": 76.88, "median_ms": 1.0}]
+    figure = latencies.draw([rows[0] | {"median_ms": ms} for ms in milliseconds])
+    figure.draw_without_rendering()
+    [axes] = figure.axes
+    low, high = axes.get_xlim()
+    shown = [(label.get_position()[0], label.get_text()) for label in axes.get_xticklabels()]
+    numbers = [float(text) for place, text in shown if low <= place <= high and text]
+    assert 3 <= len(set(numbers)) == len(numbers) <= 20
+    assert all(low <= number <= high for number in numbers)
+
+
+def test_the_plot_shows_peers_and_files_under_their_own_names():
+    row = {"model": "efficientnet-b0", "format": "onnx", "threads": 1, "top_1": 76.88, "median_ms": 10.0}
+    others = [
+        {"model": name, "top_1": None, "median_ms": ms} for name, ms in (("ResNet152", 80.0), ("a $^$.onnx", 5.0))
+    ]
+    figure = latencies.draw([row, *(row | other for other in others)])
+    figure.draw_without_rendering()  # a name that is taken for a formula fails here
+    [axes] = figure.axes
+    assert [text.get_text() for text in axes.texts] == ["b0", "ResNet152", "a $^$.onnx"]
+    low, high = axes.get_xlim()
+    assert low < 5.0 and high > 80.0
 
 
 def test_formats_are_compared_side_by_side_and_the_fastest_is_marked():

@@ -18,6 +18,7 @@ from support.images import random_images
 from support.scripts import run, run_help
 
 from keras_efficientnet import export, files
+from keras_efficientnet.export import preparation
 from keras_efficientnet.layers import BatchNormalization
 from keras_efficientnet.models import make_model
 
@@ -101,11 +102,9 @@ def test_a_tflite_file_of_mixed_precision_is_refused(tmp_path, set_policy):
 
 
 @pytest.mark.parametrize("kind", WRITERS)
-def test_a_model_that_is_no_classifier_is_refused(tiny, tmp_path, kind):
-    with pytest.raises(ValueError, match="include_top"):
+def test_a_model_that_gives_no_row_of_numbers_is_refused(tiny, tmp_path, kind):
+    with pytest.raises(ValueError, match="include_top=True, or with pooling='avg'"):
         WRITERS[kind](make_model(tiny, include_top=False, input_shape=(32, 32, 3)), tmp_path / "new")
-    with pytest.raises(ValueError, match="classifier_activation"):
-        WRITERS[kind](make_small(activation=None), tmp_path / "new")
     assert not [*tmp_path.iterdir()]
 
 
@@ -315,3 +314,40 @@ def test_timing_does_not_run_the_main_script_again(tmp_path):
     )
     done = subprocess.run([sys.executable, "script.py"], cwd=tmp_path, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (0, "here\n"), done.stderr
+
+
+LINES = (
+    b"WARNING: All log messages before absl::InitializeLog() is called are written to STDERR\n"
+    b"W0000 00:00:1795888720.332558   31330 tf_tfl_flatbuffer_helpers.cc:364] Ignored output_format.\n"
+    b"I0000 00:00:1795888720.333040   31330 reader.cc:83] Reading SavedModel from: /tmp/tmpidmbd5u9\n"
+    b"2026-11-28 17:00:00.123456: I tensorflow/cc/saved_model/reader.cc:83] Reading SavedModel\n"
+    b"INFO: Created TensorFlow Lite XNNPACK delegate for CPU.\n"
+)
+KEPT = b"E0000 00:00:1795888720.3  31330 reader.cc:83] No space\n\nof another thread: I am here\nno end of line"
+
+
+def test_information_of_the_converters_is_not_shown_and_everything_else_is(capfd):
+    with pytest.raises(KeyboardInterrupt), preparation.suppress_info_logs(), preparation.suppress_info_logs():
+        os.write(2, LINES + KEPT)
+        raise KeyboardInterrupt
+    assert capfd.readouterr().err == KEPT.decode()
+
+
+EXPORT = """
+import sys
+import keras
+from keras_efficientnet import export
+model = export.load_model(sys.argv[1])
+print("loaded", file=sys.stderr, flush=True)
+export.to_tflite(model, sys.argv[2])
+"""
+
+
+@pytest.mark.slow
+def test_to_tflite_prints_nothing(small, tmp_path):
+    small.save(tmp_path / "small.keras")
+    environment = {name: value for name, value in os.environ.items() if name != "TF_CPP_MIN_LOG_LEVEL"}
+    command = [sys.executable, "-c", EXPORT, tmp_path / "small.keras", tmp_path / "small.tflite"]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "")
+    assert done.stderr.partition("loaded\n")[1:] == ("loaded\n", "")

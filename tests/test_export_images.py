@@ -14,7 +14,7 @@ from keras_efficientnet.runs import RunFolder
 
 def make(classes=10, size=32, name="mine", shape=None):
     inputs = keras.Input(shape or (size, size, 3))
-    outputs = keras.layers.Dense(classes)(keras.layers.GlobalAveragePooling2D()(inputs))
+    outputs = keras.layers.Dense(classes, "softmax")(keras.layers.GlobalAveragePooling2D()(inputs))
     return keras.Model(inputs, outputs, name=name)
 
 

@@ -185,8 +185,6 @@ def test_exporting_does_not_change_the_model(tmp_path, kind):
 def test_models_that_cannot_be_exported_are_refused(tiny, tmp_path, set_policy, kind):
     with pytest.raises(ValueError, match="include_top"):
         WRITERS[kind](make_model(tiny, include_top=False, input_shape=(32, 32, 3)), tmp_path / "new")
-    with pytest.raises(ValueError, match="classifier_activation"):
-        WRITERS[kind](make_small(activation=None), tmp_path / "new")
     with pytest.raises(ValueError, match="10 classes"):
         WRITERS[kind](make_small(), tmp_path / "new", labels=["one"])
     set_policy("mixed_bfloat16")

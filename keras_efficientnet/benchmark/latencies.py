@@ -93,38 +93,68 @@ def write_results(
 def draw(found: Sequence[Mapping[str, Any]]) -> "Figure":
     """Draws top-1 accuracy over latency: a line per format and number of threads, a point per network.
 
+    Networks and files without a published accuracy are vertical lines.
+
     Raises:
         ValueError: no row has an accuracy.
     """
     from matplotlib.figure import Figure
-    from matplotlib.ticker import NullFormatter, ScalarFormatter
 
-    known = [row for row in found if row["top_1"] is not None]
-    if not known:
+    if all(row["top_1"] is None for row in found):
         raise ValueError("There is nothing to plot: no timed network has a published accuracy. Give --models.")
     figure = Figure(figsize=(9, 5), layout="constrained")
     axes = figure.subplots()
-    formats = [*dict.fromkeys(row["format"] for row in known)]
-    for kind in dict.fromkeys((row["format"], row["threads"]) for row in known):
-        line = sorted((row["median_ms"], row["top_1"]) for row in known if (row["format"], row["threads"]) == kind)
-        name, threads = kind
-        x, y = zip(*line, strict=True)
+    formats = [*dict.fromkeys(row["format"] for row in found)]
+    for name, threads in dict.fromkeys((row["format"], row["threads"]) for row in found):
+        rows = [row for row in found if (row["format"], row["threads"]) == (name, threads)]
+        style: dict[str, Any] = {
+            "color": f"C{formats.index(name)}",
+            "linestyle": LINE_STYLES[threads % len(LINE_STYLES)],
+        }
+        line = sorted((row["median_ms"], row["top_1"]) for row in rows if row["top_1"] is not None)
         label = f"{name}, {threads} thread{'s' * (threads > 1)}"
-        color, style = f"C{formats.index(name)}", LINE_STYLES[threads % len(LINE_STYLES)]
-        axes.plot(x, y, marker="o", color=color, linestyle=style, label=label)
-    for model in dict.fromkeys(row["model"] for row in known):
-        fastest = min((row for row in known if row["model"] == model), key=lambda row: row["median_ms"])
-        place = (fastest["median_ms"], fastest["top_1"])
-        axes.annotate(
-            model.removeprefix("efficientnet-"), place, textcoords="offset points", xytext=(-4, 6), ha="right"
-        )
-    axes.set_xscale("log")
-    axes.xaxis.set_major_formatter(ScalarFormatter())
-    axes.xaxis.set_minor_formatter(NullFormatter())
+        axes.plot([ms for ms, _ in line], [top_1 for _, top_1 in line], marker="o", label=label, **style)
+        for row in rows:
+            if row["top_1"] is None:
+                axes.axvline(row["median_ms"], linewidth=1, alpha=0.6, **style)
+    _name_networks(axes, found)
+    _scale_latency(axes, [row["median_ms"] for row in found])
+    axes.ticklabel_format(axis="y", useOffset=False)
     axes.set(xlabel="latency of one image, median, ms", ylabel="top-1 on ImageNet, %")
     axes.grid(alpha=0.3)
     figure.legend(loc="outside right upper", fontsize="small")
     return figure
+
+
+def _name_networks(axes, found):
+    """Writes the name of each network beside its fastest point, or along its fastest line."""
+    for model in dict.fromkeys(row["model"] for row in found):
+        fastest = min((row for row in found if row["model"] == model), key=lambda row: row["median_ms"])
+        name = model.removeprefix("efficientnet-")
+        options: dict[str, Any] = {"textcoords": "offset points", "ha": "right", "parse_math": False}
+        ms, top_1 = fastest["median_ms"], fastest["top_1"]
+        if top_1 is None:
+            place: dict[str, Any] = {
+                "xycoords": ("data", "axes fraction"),
+                "xytext": (-3, 4),
+                "rotation": 90,
+                "va": "bottom",
+            }
+            axes.annotate(name, (ms, 0), fontsize="small", **place, **options)
+        else:
+            axes.annotate(name, (ms, top_1), xytext=(-4, 6), **options)
+
+
+def _scale_latency(axes, milliseconds):
+    """Makes the axis logarithmic, with numbers on it however narrow it is."""
+    from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
+
+    low, high = min(milliseconds) / 1.15, max(milliseconds) * 1.15
+    axes.set_xscale("log")
+    axes.set_xlim(low, high)
+    axes.xaxis.set_major_locator(MaxNLocator(6) if high / low < 10 else LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter(lambda number, _: f"{number:g}")
+    axes.xaxis.set_minor_locator(NullLocator())
 
 
 def _align(lines, left) -> list[str]:

@@ -14,7 +14,7 @@ from keras_efficientnet.datasets import make_datasets
 from keras_efficientnet.datasets.records import holds_records
 from keras_efficientnet.decoding import explain
 from keras_efficientnet.evaluation.predictions import find_images
-from keras_efficientnet.export.agreement import images_for
+from keras_efficientnet.export.agreement import images_for, name_outputs
 from keras_efficientnet.export.pixels import find_resampling
 from keras_efficientnet.preprocessing import make_reader
 from keras_efficientnet.recipes import make_config
@@ -45,7 +45,8 @@ def load_images(
     """Loads images for a model: `load_images(model, source="sample", count=8).pixels` are [8, size, size, 3].
 
     Args:
-        model: a classifier; the images match its input size and its number of classes.
+        model: the images match its input size. For a model without as many outputs as the data have classes, such as an
+            embedding, the true classes are left out.
         run: folder of the run, or its exported model; its options say how images are cropped and resized.
         source: "sample", the digits in the package; a folder with records in the official layout, with class folders,
             or with `train/` and `validation/`; or image files, folders and patterns, separated by commas, whose classes
@@ -57,7 +58,7 @@ def load_images(
     Raises:
         FileNotFoundError: there are no such images.
         ValueError: there is neither a run nor a `source`, the data have other classes than the run or another number of
-            them than the model, or the model does not take square RGB images.
+            them than a classifier, or the model does not take square RGB images.
     """
     height = _check_size(model)
     if count < 1:
@@ -72,7 +73,8 @@ def load_images(
     if folder:
         folder.check_classes(data.class_names)
     origin = source or (folder.path if folder else "")
-    if data.classes != model.output_shape[-1]:
+    has_classes = data.classes == model.output_shape[-1]
+    if not has_classes and name_outputs(model) == "probabilities":
         raise ValueError(
             f"The images of {origin} are of {data.classes} classes, {model.name} has {model.output_shape[-1]}."
         )
@@ -81,9 +83,9 @@ def load_images(
         examples = data.encoded_images().map(lambda image, label: (reader(image), label))
     pixels, labels = zip(*examples.take(count).as_numpy_iterator(), strict=True)
     split = "training" if train else "validation"
-    return Images(
-        pixels=np.stack(pixels), labels=np.array(labels, "int64"), origin=f"{len(labels)} {split} images of {origin}"
-    )
+    classes = np.array(labels, "int64") if has_classes else None
+    note = "" if has_classes else f", whose {data.classes} classes the model does not give"
+    return Images(pixels=np.stack(pixels), labels=classes, origin=f"{len(labels)} {split} images of {origin}{note}")
 
 
 def make_random_images(model: keras.Model) -> Images:

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 
 from keras_efficientnet.evaluation import metrics
-from keras_efficientnet.export.agreement import batches, compare
+from keras_efficientnet.export.agreement import batches, compare, name_outputs
 from keras_efficientnet.export.formats import FORMATS
 from keras_efficientnet.export.images import Images
 from keras_efficientnet.files import RejectedFileError, count_bytes, replacing, write_json, write_text
@@ -17,19 +17,23 @@ from keras_efficientnet.runtimes import timing
 from keras_efficientnet.runtimes.worker import default_threads
 
 LEAST_AGREEMENT = 0.99
+AN_OUTPUT = {"probabilities": "a probability", "features": "a feature", "outputs": "an output"}
 
 
 class Report(NamedTuple):
-    """Measurements of a file. Shares are from 0 to 1, differences are those of probabilities."""
+    """Measurements of a file. Shares are from 0 to 1."""
 
     file: str
     format: str
     stored: str  # number formats of the weights and of the computation
     bytes: int
     images: str  # origin of the images
-    max_difference: float  # from the model
+    outputs: str  # what the model gives: see `name_outputs`
+    max_difference: float  # of an output, from the model's
     mean_difference: float
-    agreement: float  # share of the images for which file and model predict the same class
+    range: tuple[float, float]  # the model's lowest and highest output
+    agreement: float | None  # share of the images for which file and model predict the same class; None without classes
+    cosine: float | None  # mean cosine similarity of the outputs; None for probabilities and for a single output
     accuracy: float | None  # top-1 of the file; None if the true classes are unknown
     model_accuracy: float | None
     milliseconds: dict[int, float]  # threads -> median time of a call with one image
@@ -47,10 +51,12 @@ def measure(model: keras.Model, path: str | os.PathLike[str], kind: str, images:
     Raises:
         RuntimeError: the file does not run, or gives outputs that are not finite.
     """
+    outputs = name_outputs(model)
     path, row = Path(path), FORMATS[kind]
     [result] = compare(model, [row.load(path)], batches(images.pixels))
     if not np.isfinite(result.found).all():
-        raise RuntimeError(f"{path} gives probabilities that are not finite.")
+        raise RuntimeError(f"{path} gives {outputs} that are not finite.")
+    has_classes = outputs == "probabilities" or images.labels is not None
     return Report(
         file=path.name,
         format=row.title,
@@ -59,7 +65,10 @@ def measure(model: keras.Model, path: str | os.PathLike[str], kind: str, images:
         images=images.origin,
         max_difference=float(result.differences.max()),
         mean_difference=float(result.differences.mean()),
-        agreement=result.same_class,
+        outputs=outputs,
+        range=(float(result.expected.min()), float(result.expected.max())),
+        agreement=result.same_class if has_classes else None,
+        cosine=None if outputs == "probabilities" or result.expected.shape[1] == 1 else result.cosine,
         accuracy=_accuracy(result.found, images.labels),
         model_accuracy=_accuracy(result.expected, images.labels),
         milliseconds=_time(path, kind),
@@ -112,12 +121,13 @@ def write_measured(
         path: file or folder to write.
         kind: a key of `FORMATS`.
         images: valid inputs of the model.
-        least_agreement: required share of the images for which file and model predict the same class, in [0, 1].
+        least_agreement: required share of the images for which file and model predict the same class, or mean cosine
+            similarity of outputs without classes, in [0, 1].
         overwrite: whether to replace an existing file of the same kind.
 
     Raises:
         FileExistsError: `path` exists and `overwrite` is False, or it is of another kind.
-        RejectedFileError: file and model agree on fewer images.
+        RejectedFileError: file and model agree less.
         ValueError: `least_agreement` is out of range.
         ...: errors of `write`.
     """
@@ -141,9 +151,7 @@ def format_report(report: Report) -> str:
         ("file", f"{report.file}, {report.format}, {report.bytes / 1e6:.2f} MB"),
         ("stored", report.stored),
         ("images", report.images),
-        ("agreement with the model", f"{100 * report.agreement:.2f} %"),
-        ("difference of a probability", f"at most {report.max_difference:.2g}, mean {report.mean_difference:.2g}"),
-        ("top-1 accuracy", _format_accuracy(report)),
+        *_format_agreement(report),
     ]
     rows += [(f"one image, {n} thread{'s' * (n > 1)}", f"{ms:.2f} ms") for n, ms in report.milliseconds.items()]
     width, wide = (max(len(row[column]) for row in rows) for column in (0, 1))
@@ -164,7 +172,13 @@ def _accuracy(probabilities, labels):
 
 
 def _check_agreement(report, least_agreement):
-    if report.agreement < least_agreement:
+    if report.agreement is None:
+        if report.cosine is not None and report.cosine < least_agreement:
+            raise RejectedFileError(
+                f"{report.file} gives {report.outputs} with a cosine similarity of {report.cosine:.4f} to the model's "
+                f"on {report.images}; at least {least_agreement:g} is required."
+            )
+    elif report.agreement < least_agreement:
         raise RejectedFileError(
             f"{report.file} predicts the class of the model for {100 * report.agreement:.2f} % of {report.images}; at "
             f"least {100 * least_agreement:g} % are required."
@@ -174,6 +188,19 @@ def _check_agreement(report, least_agreement):
 def _write_report(path, report):
     write_json(path.with_name(f"{path.name}.report.json"), report._asdict())
     write_text(path.with_name(f"{path.name}.report.md"), format_report(report) + "\n")
+
+
+def _format_agreement(report) -> list[tuple[str, str]]:
+    difference = f"at most {report.max_difference:.2g}, mean {report.mean_difference:.2g}"
+    if report.outputs != "probabilities":
+        difference += "; the model's are from {:.3g} to {:.3g}".format(*report.range)
+    rows = [(f"difference of {AN_OUTPUT[report.outputs]}", difference)]
+    if report.cosine is not None:
+        rows = [("cosine similarity to the model", f"{report.cosine:.6f}"), *rows]
+    if report.agreement is None:
+        return rows
+    agreement = ("agreement with the model", f"{100 * report.agreement:.2f} %")
+    return [agreement, *rows, ("top-1 accuracy", _format_accuracy(report))]
 
 
 def _format_accuracy(report):

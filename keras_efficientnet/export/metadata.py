@@ -16,21 +16,25 @@ from keras_efficientnet.export import flatbuffer
 
 LABELS = "labels.txt"  # name of the file in the metadata, fixed by the format
 NAME = "TFLITE_METADATA"
+OUTPUT = {"probabilities": "probability", "features": "feature", "outputs": "output"}
 EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time a ZIP can store: makes the file reproducible
 IMAGE_PROPERTIES, RGB, NORMALIZATION, FEATURE_PROPERTIES, TENSOR_AXIS_LABELS = 2, 1, 1, 1, 2
 
 
-def add_metadata(content: bytes, name: str, labels: Sequence[str] | None = None) -> bytes:
+def add_metadata(
+    content: bytes, name: str, labels: Sequence[str] | None = None, outputs: str = "probabilities"
+) -> bytes:
     """Returns a TFLite file with metadata, followed by a ZIP with the class names if there are any.
 
     Args:
-        content: content of a TFLite file that classifies pixels from 0 to 255.
+        content: content of a TFLite file that takes pixels from 0 to 255.
         name: name of the model.
         labels: class names in order.
+        outputs: what the model gives, see `agreement.name_outputs`.
     """
     model = flatbuffer.read(content)
     buffer = schema.BufferT()
-    buffer.data = list(_describe(name, labels is not None))
+    buffer.data = list(_describe(name, labels is not None, outputs))
     model.buffers.append(buffer)
     entry = schema.MetadataT()
     entry.name, entry.buffer = NAME, len(model.buffers) - 1
@@ -43,10 +47,12 @@ def add_metadata(content: bytes, name: str, labels: Sequence[str] | None = None)
     return stream.getvalue()
 
 
-def _describe(name, labelled) -> bytes:
+def _describe(name, labelled, outputs) -> bytes:
     """Returns the table ModelMetadata: fields name 0, subgraph_metadata 3, min_parser_version 7."""
     builder = flatbuffers.Builder(1024)
-    graph = _table(builder, {2: _tables(builder, [_image(builder)]), 3: _tables(builder, [_scores(builder, labelled)])})
+    graph = _table(
+        builder, {2: _tables(builder, [_image(builder)]), 3: _tables(builder, [_scores(builder, labelled, outputs)])}
+    )
     version = builder.CreateString("1.0.0")
     root = _table(builder, {0: builder.CreateString(name), 3: _tables(builder, [graph]), 7: version})
     builder.Finish(root, b"M001")
@@ -63,10 +69,12 @@ def _image(builder) -> int:
     return _table(builder, {0: name, 3: content, 4: units, 5: _range(builder, 0.0, 255.0)})
 
 
-def _scores(builder, labelled) -> int:
+def _scores(builder, labelled, outputs) -> int:
     """Writes TensorMetadata: name 0, content 3, stats 5, associated_files 6."""
     content = _table(builder, {1: _table(builder, {})}, {0: FEATURE_PROPERTIES})
-    fields = {0: builder.CreateString("probability"), 3: content, 5: _range(builder, 0.0, 1.0)}
+    fields = {0: builder.CreateString(OUTPUT[outputs]), 3: content}
+    if outputs == "probabilities":
+        fields[5] = _range(builder, 0.0, 1.0)
     if labelled:
         file = _table(builder, {0: builder.CreateString(LABELS)}, {2: TENSOR_AXIS_LABELS})
         fields[6] = _tables(builder, [file])

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 import keras
 
-from keras_efficientnet.export.agreement import check_exact
+from keras_efficientnet.export.agreement import check_exact, name_outputs
 from keras_efficientnet.export.folding import inference_copy
 from keras_efficientnet.export.preparation import (
     check_labels,
@@ -34,25 +34,25 @@ def to_onnx(
 ) -> float:
     """Writes an ONNX file in float32 that uses only ONNX's standard operations; complete or not at all.
 
-    The file takes `inputs`, pixels [batch, height, width, channels] from 0 to 255, and gives `probabilities`
-    [batch, classes].
+    The file takes `inputs`, pixels [batch, height, width, channels] from 0 to 255, and gives `probabilities`,
+    `features` or `outputs` [batch, n]: see `name_outputs`.
 
     Args:
-        model: a classifier of images.
+        model: a classifier of images, or another model that gives a row of numbers for each.
         path: file to write.
         labels: class names in order, stored in the file's metadata as "labels", one per line.
         dynamic_batch: whether a call takes any number of images instead of one.
         overwrite: whether to replace an existing file.
 
     Returns:
-        The largest difference between a probability of the file, in ONNX Runtime, and the model's, on random images.
+        The largest difference between an output of the file, in ONNX Runtime, and the model's, on random images.
 
     Raises:
         FileExistsError: `path` exists and `overwrite` is False, or it is no file that an export wrote.
         ImportError: onnx, onnxruntime or tf2onnx is not installed.
-        ValueError: the model gives no probabilities from images or computes in mixed precision, or the labels do not
-            match its classes.
-        RuntimeError: the file gives other probabilities than the model, or some are not finite.
+        ValueError: the model does not take images or computes in mixed precision, or the labels do not match its
+            outputs.
+        RuntimeError: the file gives other outputs than the model, or some are not finite.
 
     Example:
         >>> import os, tempfile, keras
@@ -67,17 +67,18 @@ def to_onnx(
     onnx, tf2onnx = import_package("onnx"), import_package("tf2onnx")
     import_package("onnxruntime")
     with replacing(path, overwrite, is_ours=is_exported_file) as new, suppress_info_logs():
-        proto = _convert(tf2onnx, model, dynamic_batch)
-        _describe(onnx, proto, model, labels)
+        outputs = name_outputs(model)
+        proto = _convert(tf2onnx, model, dynamic_batch, outputs)
+        _describe(onnx, proto, model, outputs, labels)
         _check_operations(onnx, proto, model)
         onnx.save(proto, new)
         return check_exact(model, load_onnx(new), "ONNX file")
 
 
-def _convert(tf2onnx, model, dynamic_batch):
+def _convert(tf2onnx, model, dynamic_batch, outputs):
     with inference_copy(model, form="mix") as network, _without_warnings("tensorflow", "tf2onnx"):
         make_normalization_constant(network)
-        serve = make_serving_function(network, None if dynamic_batch else 1)
+        serve = make_serving_function(network, None if dynamic_batch else 1, outputs)
         proto, _ = tf2onnx.convert.from_function(serve, serve.input_signature, opset=OPSET)
     return proto
 
@@ -90,14 +91,17 @@ def _check_operations(onnx, proto, model):
         raise ValueError(f"{model.name} cannot be converted to ONNX: {reason}") from error
 
 
-def _describe(onnx, proto, model, labels):
+def _describe(onnx, proto, model, outputs, labels):
     """Names the first axis `batch` throughout, and stores a description of inputs and outputs, and the labels."""
     for value in (*proto.graph.input, *proto.graph.output):
         first = value.type.tensor_type.shape.dim[0]
         if not first.HasField("dim_value"):
             first.dim_param = "batch"
     proto.graph.name = model.name
-    proto.doc_string = "`inputs`: pixels from 0 to 255, [batch, height, width, channels]. `probabilities`: of classes."
+    size = model.output_shape[-1]
+    proto.doc_string = (
+        f"`inputs`: pixels from 0 to 255, [batch, height, width, channels]. `{outputs}`: [batch, {size}]."
+    )
     if labels is not None:
         onnx.helper.set_model_props(proto, {"labels": "\n".join(labels)})
 

@@ -8,7 +8,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from keras_efficientnet.export.agreement import check_exact
+from keras_efficientnet.export.agreement import check_exact, name_outputs
 from keras_efficientnet.export.folding import inference_copy
 from keras_efficientnet.export.preparation import (
     check_labels,
@@ -36,11 +36,11 @@ def to_openvino(
 ) -> float:
     """Writes a folder with OpenVINO's files `model.xml` and `model.bin`; complete or not at all.
 
-    The network takes `inputs`, pixels [batch, height, width, channels] from 0 to 255, and gives `probabilities`
-    [batch, classes].
+    The network takes `inputs`, pixels [batch, height, width, channels] from 0 to 255, and gives `probabilities`,
+    `features` or `outputs` [batch, n]: see `name_outputs`.
 
     Args:
-        model: a classifier of images.
+        model: a classifier of images, or another model that gives a row of numbers for each.
         path: folder to write.
         labels: class names in order. They are stored where OpenVINO's Model API reads them, in the network's `rt_info`
             as "model_info", "labels": separated by spaces, with underscores in place of spaces within a name.
@@ -49,7 +49,7 @@ def to_openvino(
         overwrite: whether to replace existing OpenVINO files.
 
     Returns:
-        The largest difference of a probability, computed in float32, from the model's on random images.
+        The largest difference of an output, computed in float32, from the model's on random images.
 
     Raises:
         FileExistsError, ImportError, ValueError, RuntimeError: see `to_onnx`. `path` must not end in .xml or .bin.
@@ -71,7 +71,7 @@ def to_openvino(
         graph = new.with_name("graph")  # in the temporary folder, which is removed
         _save_graph(model, graph, None if dynamic_batch else 1)
         network = openvino.Core().read_model(graph)  # openvino.convert_model does the same, and sends Intel statistics
-        _describe(network, labels)
+        _describe(network, model, labels)
         new.mkdir()
         openvino.save_model(network, new / XML, compress_to_fp16=float16)
         return check_exact(model, load_openvino(new), "OpenVINO network")
@@ -86,13 +86,14 @@ def _save_graph(model, path, batch_size):
     try:
         with inference_copy(model) as network:
             holder = collect_variables(network)
-            holder.serve = make_serving_function(network, batch_size)
+            holder.serve = make_serving_function(network, batch_size, name_outputs(model))
             tf.saved_model.save(holder, os.fspath(path), signatures={"serving_default": holder.serve})
     except tf.errors.OpError as error:  # for example a full disk
         raise OSError(f"TensorFlow could not write the network's graph: {error.message}") from error
 
 
-def _describe(network: Any, labels):
-    network.set_rt_info("Classification", ["model_info", "model_type"])
+def _describe(network: Any, model, labels):
+    if labels is not None or name_outputs(model) == "probabilities":
+        network.set_rt_info("Classification", ["model_info", "model_type"])
     if labels is not None:
         network.set_rt_info(" ".join("_".join(label.split()) for label in labels), ["model_info", "labels"])

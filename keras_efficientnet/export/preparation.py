@@ -3,6 +3,8 @@
 import contextlib
 import logging
 import os
+import tempfile
+import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_efficientnet.console import has_gpu, make_noise_pattern
 from keras_efficientnet.labels import check_names
 from keras_efficientnet.preflight import missing_model
 from keras_efficientnet.runs import RunFolder
@@ -19,6 +22,7 @@ from keras_efficientnet.weights.readers.hdf5 import check_model_file
 from keras_efficientnet.weights.readers.lazy_array import MAX_REASON
 
 KERAS_ENDINGS = (".keras", ".h5", ".hdf5")
+_FILTERING = threading.Lock()
 MODEL_FILES = (b"PK\x03\x04", b"\x89HDF")  # how files start that models are exported from: .keras (a zip), HDF5
 
 
@@ -66,7 +70,7 @@ def _reason(error):
 
 
 def check_model(model: keras.Model) -> None:
-    """Raises ValueError unless a model classifies images and Keras uses TensorFlow."""
+    """Raises ValueError unless a model gives a row of numbers for each image and Keras uses TensorFlow."""
     if keras.backend.backend() != "tensorflow":
         raise ValueError(
             f"Exporting needs Keras on TensorFlow. Received: backend={keras.backend.backend()!r}. Save the model as "
@@ -76,8 +80,9 @@ def check_model(model: keras.Model) -> None:
     shapes = [tuple(tensor.shape) for tensor in (*model.inputs, *model.outputs)]
     if [len(shape) for shape in shapes] != [4, 2]:
         raise ValueError(
-            "Only a classifier can be exported: from images [batch, height, width, channels] to probabilities "
-            f"[batch, classes]. {model.name} has inputs and outputs {shapes}. Was it built with include_top=True?"
+            "A model can be exported that takes images [batch, height, width, channels] and gives a row of numbers for "
+            f"each, [batch, n]. {model.name} has inputs and outputs {shapes}. Build it with include_top=True, or with "
+            "pooling='avg'."
         )
 
 
@@ -121,10 +126,10 @@ def is_exported_file(path: Path) -> bool:
         return not file.read(8).startswith(MODEL_FILES)
 
 
-def make_serving_function(model: keras.Model, batch_size: int | None) -> Any:
-    """Returns a tf.function from `inputs`, float32 [batch_size, height, width, channels], to `probabilities`."""
+def make_serving_function(model: keras.Model, batch_size: int | None, outputs: str) -> Any:
+    """Returns a tf.function from `inputs`, float32 [batch_size, height, width, channels], to outputs of that name."""
     spec = tf.TensorSpec((batch_size, *model.input_shape[1:]), tf.float32, name="inputs")
-    return tf.function(lambda inputs: {"probabilities": model(inputs, training=False)}, input_signature=[spec])
+    return tf.function(lambda inputs: {outputs: model(inputs, training=False)}, input_signature=[spec])
 
 
 def collect_variables(model: keras.Model) -> tf.train.Checkpoint:
@@ -156,10 +161,40 @@ def _all_layers(layer: keras.Layer) -> Iterator[keras.Layer]:
 
 @contextlib.contextmanager
 def suppress_info_logs() -> Iterator[None]:
-    """Suppresses TensorFlow's log line for each file it writes, in programs that log at level INFO."""
+    """Suppresses what TensorFlow, its converter and LiteRT report on each file: by Python's logging, and on stderr."""
     before = logging.root.manager.disable
     logging.disable(max(before, logging.INFO))
     try:
-        yield
+        with _filter_stderr():
+            yield
     finally:
         logging.disable(before)
+
+
+@contextlib.contextmanager
+def _filter_stderr() -> Iterator[None]:
+    """Holds back what is written to file descriptor 2, and then writes it without the information of C++ libraries.
+
+    Only one block at a time does so, as all threads share the descriptor.
+    """
+    if not _FILTERING.acquire(blocking=False):
+        yield
+        return
+    with contextlib.ExitStack() as stack:
+        stack.callback(_FILTERING.release)
+        try:
+            held, stderr = stack.enter_context(tempfile.TemporaryFile()), os.dup(2)
+        except OSError:  # a full disk, or a program without stderr: nothing is filtered
+            yield
+            return
+        stack.callback(os.close, stderr)
+        os.dup2(held.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(stderr, 2)
+            noise = make_noise_pattern(has_gpu())
+            held.seek(0)
+            for line in held:
+                if not noise.match(line):
+                    os.write(2, line)

@@ -12,7 +12,8 @@ The signatures are for TensorFlow Serving and similar servers:
 
 Both give `probabilities`, float32 [batch, classes]; `classes`, int32 [batch], the most probable class; `top_5_classes`,
 int32 [batch, 5], `top_5_probabilities` and, with labels, `top_5_labels`, strings: the most probable class first. With
-fewer than five classes, all of them are given. A feature vector gives only `features`, float32 [batch, n].
+fewer than five classes, all of them are given. A network that ends in its pooling gives only `features`, float32
+[batch, n]; logits, embeddings and regressions are only `outputs`.
 """
 
 import functools
@@ -23,7 +24,7 @@ from pathlib import Path
 import keras
 import tensorflow as tf
 
-from keras_efficientnet.export.agreement import check_exact
+from keras_efficientnet.export.agreement import POOLING, check_exact, name_outputs
 from keras_efficientnet.export.pixels import Reader, find_reader
 from keras_efficientnet.export.preparation import (
     check_built,
@@ -38,7 +39,6 @@ from keras_efficientnet.runtimes.networks import load_saved_model
 
 ENTRIES = {"saved_model.pb", "fingerprint.pb", "keras_metadata.pb", "variables", "assets", "assets.extra"}
 LABELS = "labels.txt"  # name of the asset
-POOLING = (keras.layers.GlobalAveragePooling2D, keras.layers.GlobalMaxPooling2D)
 
 
 def to_saved_model(
@@ -54,7 +54,8 @@ def to_saved_model(
     """Writes a SavedModel with the functions and signatures above; complete or not at all.
 
     Args:
-        model: a classifier, or a network that ends in its pooling; it may accept images of any size.
+        model: a classifier, or another model that gives a row of numbers for each image; it may accept images of any
+            size.
         path: folder to write.
         labels: class names in order, also stored in `assets/labels.txt`.
         read: decodes the bytes of an image to pixels, float32 [height, width, channels]; by default `find_reader`.
@@ -64,12 +65,12 @@ def to_saved_model(
         overwrite: whether to replace an existing SavedModel.
 
     Returns:
-        The largest difference between a probability or feature of the file and the model's, on random images.
+        The largest difference between an output of the file and the model's, on random images.
 
     Raises:
         FileExistsError: `path` exists and `overwrite` is False, or it is no SavedModel.
-        ValueError: the model gives no probabilities from images and has no pooling, or another argument is invalid.
-        RuntimeError: the file gives other probabilities than the model, or some are not finite.
+        ValueError: the model does not take images, or another argument is invalid.
+        RuntimeError: the file gives other outputs than the model, or some are not finite.
         OSError: writing failed.
     """
     if not weight_decay >= 0:
@@ -78,12 +79,12 @@ def to_saved_model(
     read = read or find_reader(model)
     model = make_features(model) if feature_vector else model
     check_model(model)
-    outputs, name_outputs = _outputs(model, labels)
+    to_outputs = _find_outputs(model, labels)
     height, width, channels = (None, None, model.input_shape[3]) if feature_vector else model.input_shape[1:]
     spec = tf.TensorSpec((None, height, width, channels), tf.float32, name="inputs")
     with replacing(path, overwrite, is_ours=is_saved_model) as new, suppress_info_logs():
-        _save(model, new, spec, name_outputs, read=read, labels=labels, weight_decay=weight_decay)
-        return check_exact(model, load_saved_model(new), "SavedModel", outputs)
+        _save(model, new, spec, to_outputs, read=read, labels=labels, weight_decay=weight_decay)
+        return check_exact(model, load_saved_model(new), "SavedModel")
 
 
 def is_saved_model(path: Path) -> bool:
@@ -103,17 +104,18 @@ def make_features(model: keras.Model) -> keras.Model:
     return keras.Model(model.input, layers[ends[-1]].output, name=model.name)
 
 
-def _outputs(model, labels):
-    """Returns "probabilities" or "features", and the function that names the outputs of a signature."""
-    if not isinstance(model.layers[-1], POOLING):
-        check_labels(model, labels)
-        return "probabilities", functools.partial(name_classes, labels=labels)
-    if labels is not None:
+def _find_outputs(model, labels):
+    """Returns the function from the numbers of a model to the named outputs of a signature."""
+    outputs = name_outputs(model)
+    if outputs == "features" and labels is not None:
         raise ValueError(f"`labels` name the classes of a classifier, and {model.name} gives features. Leave them out.")
-    return "features", lambda features: {"features": features}
+    check_labels(model, labels)
+    if outputs == "probabilities":
+        return functools.partial(name_classes, labels=labels)
+    return lambda values: {outputs: values}
 
 
-def _save(model, path, spec, name_outputs, *, read, labels, weight_decay):
+def _save(model, path, spec, to_outputs, *, read, labels, weight_decay):
     holder = collect_variables(model)
     holder.trainable_variables = [variable.value for variable in model.trainable_variables]
     holder.regularization_losses = make_regularization_losses(model, weight_decay)
@@ -123,6 +125,6 @@ def _save(model, path, spec, name_outputs, *, read, labels, weight_decay):
         holder.labels = tf.saved_model.Asset(os.fspath(file))
     try:
         holder.__call__ = call = make_call(model, spec)
-        tf.saved_model.save(holder, os.fspath(path), make_signatures(call, spec, name_outputs, read))
+        tf.saved_model.save(holder, os.fspath(path), make_signatures(call, spec, to_outputs, read))
     except tf.errors.OpError as error:  # for example a full disk
         raise OSError(f"TensorFlow could not write the SavedModel: {error.message}") from error

@@ -25,7 +25,7 @@ def make_call(model: keras.Model, spec: tf.TensorSpec) -> Callable:
 def make_signatures(
     call: Callable,
     spec: tf.TensorSpec,
-    name_outputs: Callable[[tf.Tensor], dict[str, tf.Tensor]],
+    to_outputs: Callable[[tf.Tensor], dict[str, tf.Tensor]],
     read: Reader | None,
 ) -> dict[str, Callable]:
     """Returns the signatures `serving_default`, for pixels, and with a `read` also `image_bytes`, for encoded images.
@@ -33,7 +33,7 @@ def make_signatures(
     Args:
         call: the result of `make_call`.
         spec: shape and type of the pixels, float32 [None, height, width, channels], named "inputs".
-        name_outputs: turns the outputs of `call` into the named outputs of a signature.
+        to_outputs: turns the outputs of `call` into the named outputs of a signature.
         read: decodes the bytes of an image to pixels.
 
     Raises:
@@ -42,7 +42,7 @@ def make_signatures(
 
     @tf.function(input_signature=[spec])
     def serve(inputs):
-        return name_outputs(call(inputs))
+        return to_outputs(call(inputs))
 
     if read is None:
         return {"serving_default": serve}

@@ -10,7 +10,7 @@ import tensorflow as tf
 from ai_edge_litert.interpreter import Interpreter
 
 from keras_efficientnet.export import flatbuffer
-from keras_efficientnet.export.agreement import check_exact, check_roughly
+from keras_efficientnet.export.agreement import check_exact, check_roughly, name_outputs
 from keras_efficientnet.export.folding import inference_copy
 from keras_efficientnet.export.metadata import add_metadata
 from keras_efficientnet.export.preparation import (
@@ -45,10 +45,10 @@ def to_tflite(
     """Writes a TFLite file of built-in operations with metadata for MediaPipe; complete or not at all.
 
     Its signature `serving_default` takes `inputs`, pixels [1, height, width, channels] from 0 to 255, and gives
-    `probabilities`, float32 [1, classes]; with `dynamic_batch`, [n, ...].
+    `probabilities`, `features` or `outputs` (see `name_outputs`), float32 [1, n]; with `dynamic_batch`, any number.
 
     Args:
-        model: a classifier of images of one size.
+        model: a classifier of images of one size, or another model that gives a row of numbers for each.
         path: file to write.
         quantize: "none" for float32; "float16" for half the size; "dynamic" for a quarter, with 8-bit kernels; "int8"
             for 8-bit activations too, which is fast (see `quantization`); "int16x8" for 16-bit activations.
@@ -60,14 +60,14 @@ def to_tflite(
         overwrite: whether to replace an existing file.
 
     Returns:
-        The largest difference between a probability of the file and the model's.
+        The largest difference between an output of the file and the model's.
 
     Raises:
         FileExistsError: `path` exists and `overwrite` is False, or it is no file that an export wrote.
-        ValueError: the model gives no probabilities from images, accepts images of any size or computes in mixed
-            precision; an option is unknown; labels or images do not match the model.
+        ValueError: the model does not take images, accepts images of any size or computes in mixed precision; an
+            option is unknown; labels or images do not match the model.
         ImportError: "int8" needs ai-edge-quantizer.
-        RuntimeError: the file gives other probabilities than the model, or some are not finite.
+        RuntimeError: the file gives other outputs than the model, or some are not finite.
     """
     _check_options(quantize=quantize, input_dtype=input_dtype)
     _check_model(model)
@@ -76,8 +76,8 @@ def to_tflite(
     with replacing(path, overwrite, is_ours=is_exported_file) as new, suppress_info_logs():
         content = convert(model, quantize, images, batch_size=None if dynamic_batch else 1)
         content = flatbuffer.accept_bytes(content) if input_dtype == "uint8" else content
-        new.write_bytes(add_metadata(content, model.name, labels))
-        _check_interface(new, input_dtype)
+        new.write_bytes(add_metadata(content, model.name, labels, name_outputs(model)))
+        _check_interface(new, input_dtype, name_outputs(model))
         if quantize == "none":
             return check_exact(model, load_tflite(new), "TFLite file")
         return check_roughly(model, load_tflite(new), f"TFLite file in {quantize}", images)
@@ -143,9 +143,9 @@ def _check_images(model, images, input_dtype) -> np.ndarray | None:
     return np.rint(images).clip(0, 255) if input_dtype == "uint8" else images
 
 
-def _check_interface(path, input_dtype):
+def _check_interface(path, input_dtype, outputs):
     interpreter = Interpreter(os.fspath(path))
-    names = {"serving_default": {"inputs": ["inputs"], "outputs": ["probabilities"]}}
+    names = {"serving_default": {"inputs": ["inputs"], "outputs": [outputs]}}
     types = [tensor["dtype"] for tensor in (*interpreter.get_input_details(), *interpreter.get_output_details())]
     if interpreter.get_signature_list() != names or types != [np.dtype(input_dtype), np.dtype("float32")]:
         raise RuntimeError(
@@ -156,7 +156,7 @@ def _check_interface(path, input_dtype):
 
 def _make_converter(model, quantize, images, batch_size) -> tf.lite.TFLiteConverter:
     holder = collect_variables(model)
-    holder.serve = serve = make_serving_function(model, batch_size)
+    holder.serve = serve = make_serving_function(model, batch_size, name_outputs(model))
     converter = tf.lite.TFLiteConverter.from_concrete_functions([serve.get_concrete_function()], holder)
     if quantize not in ("none", "int8"):
         converter.optimizations = [tf.lite.Optimize.DEFAULT]

@@ -11,6 +11,7 @@ from typing import Any
 
 import keras
 
+from keras_efficientnet.export.agreement import name_outputs
 from keras_efficientnet.export.npm import RUNTIME, read_runtime
 from keras_efficientnet.export.preparation import check_labels, check_model
 from keras_efficientnet.export.tflite import to_tflite
@@ -95,6 +96,11 @@ def _make_settings(model, crop_fraction, interpolation, half_pixel_centers) -> d
         raise ValueError(
             f"The page needs a network for square RGB images of one size. {model.name} takes {model.input_shape[1:]}: "
             "build it with `input_shape=(224, 224, 3)`, for example."
+        )
+    if name_outputs(model) != "probabilities":
+        raise ValueError(
+            f"The page shows probabilities, and {model.name} gives none. Let it end in a softmax: "
+            "`classifier_activation`."
         )
     if crop_fraction is not None and not 0 < crop_fraction <= 1:
         raise ValueError(f"`crop_fraction` must be in (0, 1]. Received: crop_fraction={crop_fraction}")

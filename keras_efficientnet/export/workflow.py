@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import keras
 
+from keras_efficientnet.export.agreement import name_outputs
 from keras_efficientnet.export.formats import FORMATS, Options, check_options
 from keras_efficientnet.export.images import Images, load_images, make_random_images
 from keras_efficientnet.export.measurement import LEAST_AGREEMENT, Report, write_measured
@@ -61,8 +62,8 @@ def export_file(
         images: images to measure on (see `load_images`); by default the validation images of the run, or random images
             if there is no run.
         image_count: number of images to measure on, at most.
-        least_agreement: required share of the images for which file and model predict the same class; by default 0.97
-            if activations are quantized, else 0.99.
+        least_agreement: required share of the images for which file and model predict the same class, or mean cosine
+            similarity of outputs without classes; by default 0.97 if activations are quantized, else 0.99.
         overwrite: whether to replace an existing file of the same kind.
 
     Raises:
@@ -75,7 +76,7 @@ def export_file(
     trained = _load(source, labels)
     model = make_features(trained.model) if options.feature_vector else trained.model
     check_model(model)
-    options = _complete(options, trained, images)
+    options = _complete(options, trained, images, labels)
     measured_on = _find_images(trained, images, image_count, options)
     if least_agreement is None:
         least_agreement = LEAST_AGREEMENT_INTEGER if options.quantize in CALIBRATED else LEAST_AGREEMENT
@@ -118,17 +119,23 @@ def _load(source, labels) -> _Trained:
     return _Trained(model=model, run=find_run(source), labels=names)
 
 
-def _complete(options, trained, images) -> Options:
+def _complete(options, trained, images, given) -> Options:
     """Returns the options with labels, reader and calibration images of the run.
 
     Activations are quantized on 200 of the training images, or on `images` if they are plain files.
     """
-    labels = None if options.feature_vector else trained.labels
+    labels = None if options.feature_vector else _find_labels(trained, given)
     options = dataclasses.replace(options, labels=labels, read=find_reader(trained.model, trained.run))
     if options.quantize not in CALIBRATED:
         return options
     calibration = load_images(trained.model, trained.run, images, count=CALIBRATION_IMAGES, train=True)
     return dataclasses.replace(options, calibration_images=calibration.pixels)
+
+
+def _find_labels(trained, given):
+    """Returns the class names, but not those of a run for a model whose outputs are no classes, as an embedding's."""
+    fits = trained.labels is None or len(trained.labels) == trained.model.output_shape[-1]
+    return trained.labels if fits or given or name_outputs(trained.model) == "probabilities" else None
 
 
 def _find_images(trained, images, count, options) -> Images:
@@ -137,7 +144,7 @@ def _find_images(trained, images, count, options) -> Images:
         found = load_images(trained.model, trained.run, images, count=count)
     else:
         found = make_random_images(trained.model)
-    if options.feature_vector:  # it has no classes: agreement compares the largest feature
+    if options.feature_vector:  # it has no classes
         found = found._replace(labels=None)
     return found.rounded() if options.input_dtype == "uint8" else found
 
