@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_efficientnet.architectures import find_variant
-from keras_efficientnet.datasets import make_datasets
+from keras_efficientnet.datasets import Data, make_datasets
 from keras_efficientnet.datasets.records import holds_records
 from keras_efficientnet.decoding import explain
 from keras_efficientnet.evaluation.predictions import find_images
@@ -78,14 +78,20 @@ def load_images(
         raise ValueError(
             f"The images of {origin} are of {data.classes} classes, {model.name} has {model.output_shape[-1]}."
         )
+    pixels, labels = _read_examples(data, reader if train else None, count)
+    split = "training" if train else "validation"
+    note = "" if has_classes else f", whose {data.classes} classes the model does not give"
+    origin = f"{len(labels)} {split} images of {origin}{note}"
+    return Images(pixels=pixels, labels=labels if has_classes else None, origin=origin)
+
+
+def _read_examples(data: Data, reader: Callable | None, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns pixels and labels of the first validation images, or with a reader of the first training images."""
     examples: Any = data.valid
-    if train and data.encoded_images:
+    if reader and data.encoded_images:
         examples = data.encoded_images().map(lambda image, label: (reader(image), label))
     pixels, labels = zip(*examples.take(count).as_numpy_iterator(), strict=True)
-    split = "training" if train else "validation"
-    classes = np.array(labels, "int64") if has_classes else None
-    note = "" if has_classes else f", whose {data.classes} classes the model does not give"
-    return Images(pixels=np.stack(pixels), labels=classes, origin=f"{len(labels)} {split} images of {origin}{note}")
+    return np.stack(pixels), np.array(labels, "int64")
 
 
 def make_random_images(model: keras.Model) -> Images:
