@@ -14,7 +14,7 @@ from keras_efficientnet import runs
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "keras_efficientnet"
 FLOORS = (
-    {"architectures", "augmentation", "config", "files", "layers", "locks", "paths"},
+    {"architectures", "augmentation", "cluster", "config", "files", "layers", "locks", "paths"},
     {"checkpoint_folder", "optimizers", "preprocessing"},
     {"blocks", "datasets", "evaluation", "profiling", "runs", "runtimes"},
     {"recipes"},
