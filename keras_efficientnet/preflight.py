@@ -33,11 +33,15 @@ WEIGHT_ENDINGS = (".weights.h5", ".keras", ".safetensors", ".h5")  # of the file
 def check_run(config: TrainConfig) -> None:
     """Raises what a run with these options would raise after TensorFlow's import.
 
+    Passes on one of several hosts, which TF_CONFIG names: they must meet first, so that all end with the same message.
+
     Raises:
         FileNotFoundError: the data, the weights, the images or the run to evaluate do not exist.
         ImportError: a package of an extra is missing.
         ValueError: there is no such network, dataset or set of published weights.
     """
+    if os.environ.get("TF_CONFIG"):
+        return
     run = RunFolder(config.directory)
     find_variant(config.model_name)
     if config.mode == "eval" and config.eval_timeout is None and not _has_checkpoint(run):

@@ -14,7 +14,8 @@ from keras_efficientnet import runs
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "keras_efficientnet"
 FLOORS = (
-    {"architectures", "augmentation", "config", "console", "decoding", "import_hook", "labels", "layers", "paths"},
+    {"architectures", "augmentation", "cluster", "config", "console", "decoding", "import_hook", "labels", "layers"}
+    | {"paths"},
     {"locks"},
     {"files"},
     {"checkpoint_folder", "optimizers", "preprocessing"},

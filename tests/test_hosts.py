@@ -1,42 +1,44 @@
 """Several processes, each a host of MultiWorkerMirroredStrategy on this machine: only TF_CONFIG differs."""
 
+import contextlib
 import json
 import os
+import re
 import signal
-import socket
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
-from support.runs import SMALL, checkpoint_names, checkpoint_values, run_main, start_mains
+from support.images import write_folder
+from support.runs import SMALL, checkpoint_names, checkpoint_values, free_ports, run_main, start_mains
 
 from keras_efficientnet.runs import RunFolder
 
 pytestmark = pytest.mark.usefixtures("short_network")
 
 OPTIONS = SMALL | {"iterations_per_loop": 4, "dropout_rate": 0.0, "survival_prob": 1.0}
+CALLS = ("options", "missing_data", "other_data", "in_use", "apart", "preempted")  # of main.py
 ENDLESS = SMALL | {"mode": "train", "checkpoint_steps": 8, "train_steps": 100_000}
 
 
-def free_ports(count):
-    sockets = [socket.socket() for _ in range(count)]
-    for each in sockets:
-        each.bind(("localhost", 0))
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports
+def prepare_hosts(folder, calls, hosts=2):
+    """Returns a function for each host of a new cluster, which starts it; see `start_hosts`."""
+    workers = [f"localhost:{port}" for port in free_ports(hosts)]
+
+    def prepare(index):
+        cluster = {"cluster": {"worker": workers}, "task": {"type": "worker", "index": index}}
+        (folder / str(index)).mkdir(exist_ok=True)
+        log, place = folder / f"{index}.log", folder / str(index)
+        return lambda: start_mains(log, calls(index), place, TF_CONFIG=json.dumps(cluster))
+
+    return [prepare(index) for index in range(hosts)]
 
 
 def start_hosts(folder, calls, hosts=2):
-    """Starts a new cluster; each host calls main.py once for each of `calls(index of the host)`."""
-    workers = [f"localhost:{port}" for port in free_ports(hosts)]
-    clusters = [{"cluster": {"worker": workers}, "task": {"type": "worker", "index": i}} for i in range(hosts)]
-    return [
-        start_mains(folder / f"{index}.log", calls(index), TF_CONFIG=json.dumps(cluster))
-        for index, cluster in enumerate(clusters)
-    ]
+    """Starts a new cluster; each host calls main.py once for each of `calls(index of the host)`, in its own folder."""
+    return [start() for start in prepare_hosts(folder, calls, hosts)]
 
 
 def wait(processes, seconds=240):
@@ -93,12 +95,26 @@ def logged_steps(run):
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory):
-    """Two hosts that call main.py three times: in a folder in use, in different ones, and until a SIGTERM."""
+    """Two hosts that call main.py several times: with mistakes, to the last step, and until a SIGTERM."""
     folder = tmp_path_factory.mktemp("hosts")
+    write_folder(folder / "0/data", ("cat", "dog"), 10)
+    write_folder(folder / "1/data", ("cat", "fox"), 11)
+    write_folder(folder / "0/on_one_host", ("cat", "dog"), 10)
 
     def calls(index):
-        apart = SMALL | {"model_dir": folder / f"apart{index}", "train_steps": 8, "mode": "train"}
-        return [SMALL | {"model_dir": folder / "in_use"}, apart, ENDLESS | {"model_dir": folder / "preempted"}]
+        train = SMALL | {"mode": "train", "train_steps": 8}
+        images = train | {"dataset": "folder", "train_batch_size": 4, "model_dir": folder / "never"}
+        names = {"data_dir": str(index), "model_name": ("efficientnet-b0", "efficientnet-b1")[index]}
+        other = names | {"seed": index, "train_batch_size": 4 + index}
+        made = {
+            "options": images | other,
+            "missing_data": images | {"data_dir": "on_one_host"},
+            "other_data": images | {"data_dir": "data"},
+            "in_use": SMALL | {"model_dir": folder / "in_use"},
+            "apart": train | {"model_dir": folder / f"apart{index}"},
+            "preempted": ENDLESS | {"model_dir": folder / "preempted"},
+        }
+        return [made[name] for name in CALLS]
 
     with RunFolder(folder / "in_use").lock():
         hosts = start_hosts(folder, calls)
@@ -108,24 +124,113 @@ def cluster(tmp_path_factory):
     return folder
 
 
+def outputs(folder, call):
+    """Returns the output of each host for a call of main.py, and the exit statuses."""
+    parts = [re.split(r"^exit status (\d+)\n", path.read_text(), flags=re.M) for path in sorted(folder.glob("*.log"))]
+    place = 2 * CALLS.index(call)
+    return [each[place] for each in parts], [int(each[place + 1]) for each in parts]
+
+
+@pytest.mark.slow
+def test_hosts_with_other_options_name_them_all_and_stop(cluster):
+    texts, codes = outputs(cluster, "options")
+    assert codes == [1, 1], texts
+    for text in texts:
+        assert "All hosts must train alike, but they differ: model_name is 'efficientnet-b0' on worker 0 and " in text
+        for difference in (
+            "data_dir is '0' on",
+            "train_batch_size is 4 on",
+            "seed is 0 on worker 0 and 1 on worker 1. ",
+        ):
+            assert difference in text
+        assert "steps is" not in text and "model_dir" not in text
+
+
+@pytest.mark.slow
+def test_data_that_one_host_lacks_stop_all(cluster):
+    texts, codes = outputs(cluster, "missing_data")
+    assert codes == [1, 1], texts
+    assert "There is no folder 'on_one_host'" in texts[1]
+    assert "because worker 1 failed: There is no folder 'on_one_host'" in texts[0]
+
+
+@pytest.mark.slow
+def test_hosts_with_other_data_are_an_error(cluster):
+    texts, codes = outputs(cluster, "other_data")
+    assert codes == [1, 1], texts
+    for text in texts:
+        assert "training images is 18 on worker 0 and 20 on worker 1" in text
+        assert "classes is ('cat', 'dog') on worker 0 and ('cat', 'fox') on worker 1" in text
+    assert not (cluster / "never/config.json").exists()
+
+
 @pytest.mark.slow
 def test_hosts_whose_folder_is_in_use_all_stop(cluster):
-    assert [codes[0] for codes in statuses(cluster)] == [1, 1], logs(cluster)
-    assert logs(cluster).count(f"in_use is in use: process {os.getpid()} on ") == 1
-    assert logs(cluster).count("in_use: see its message") == 1 and not (cluster / "in_use").exists()
+    texts, codes = outputs(cluster, "in_use")
+    assert codes == [1, 1], texts
+    assert f"main.py: {cluster / 'in_use'} is in use: process {os.getpid()} on " in texts[0]
+    assert f"because worker 0 failed: {cluster / 'in_use'} is in use: process {os.getpid()} on " in texts[1]
+    assert not (cluster / "in_use").exists()
 
 
 @pytest.mark.slow
 def test_hosts_with_different_folders_are_an_error(cluster):
-    assert [codes[1] for codes in statuses(cluster)] == [1, 1], logs(cluster)
-    assert logs(cluster).count("is not the same folder on all hosts") == 2
+    texts, codes = outputs(cluster, "apart")
+    assert codes == [1, 1], texts
+    assert all("is not the same folder on all hosts" in text for text in texts)
 
 
 @pytest.mark.slow
 def test_sigterm_on_one_host_saves_a_checkpoint_and_stops_all(cluster):
-    assert [codes[2] for codes in statuses(cluster)] == [75, 75], logs(cluster)
+    texts, codes = outputs(cluster, "preempted")
+    assert codes == [75, 75], texts
+    assert not any("retracing" in text for text in texts)  # TensorFlow warns if a function is made anew at each call
     step = int(checkpoint_values(cluster / "preempted")[0].split("-")[1])
     assert logs(cluster).count(f"main.py: Preempted at step {step}. A checkpoint is saved.") == 2
+
+
+@pytest.mark.slow
+def test_a_late_host_is_waited_for_with_a_line_that_says_so(tmp_path):
+    options = SMALL | {"mode": "train", "train_steps": 3, "model_dir": tmp_path / "run"}
+    first, second = prepare_hosts(tmp_path, lambda index: [options])
+    hosts = [first()]
+    while "Waiting for 1 of 2 hosts to start: worker 1 at localhost:" not in logs(tmp_path):
+        assert hosts[0].poll() is None
+        time.sleep(0.2)
+    hosts.append(second())
+    wait(hosts, 120)
+    assert statuses(tmp_path) == [[0], [0]], logs(tmp_path)
+    assert "All 2 hosts have started." in logs(tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="reads /proc")
+@pytest.mark.parametrize("count", [1, 2])
+def test_memory_and_open_files_stay_flat_over_3000_steps(tmp_path, count):
+    """Each call of the device has one step, so that all that happens once a call happens 3,000 times."""
+    run = tmp_path / "run"
+    options = SMALL | {"mode": "train", "train_steps": 3000, "iterations_per_loop": 1, "checkpoint_steps": 250}
+    hosts = start_hosts(tmp_path, lambda index: [options | {"model_dir": run}], count)
+    samples = []  # step, then kilobytes and open files of each host
+    while all(host.poll() is None for host in hosts):
+        time.sleep(0.2)
+        lines = (run / "log.jsonl").read_text().splitlines() if (run / "log.jsonl").exists() else []
+        step = json.loads(lines[-1])["step"] if lines else 0
+        with contextlib.suppress(OSError, TypeError):  # a process has just ended
+            samples.append((step, *(number for host in hosts for number in measure(host.pid))))
+    wait(hosts)
+    assert statuses(tmp_path) == [[0]] * count, logs(tmp_path)
+    early = np.median([row for row in samples if 500 <= row[0] < 1000], axis=0)
+    late = np.median([row for row in samples if 2500 <= row[0] < 3000], axis=0)
+    growth = (late - early)[1:].reshape(count, 2)
+    print(growth, early, late)
+    assert (growth[:, 0] < 30_000).all() and (growth[:, 1] < 3).all(), (early, late)
+
+
+def measure(process):
+    """Returns the kilobytes and the open files of a process."""
+    memory = re.search(r"VmRSS:\s+(\d+) kB", Path(f"/proc/{process}/status").read_text())
+    return int(memory[1]), len(os.listdir(f"/proc/{process}/fd"))
 
 
 @pytest.mark.slow

@@ -1,5 +1,7 @@
 """Training on two logical CPUs, which are two replicas of MirroredStrategy."""
 
+import json
+
 import keras
 import numpy as np
 import pytest
@@ -8,7 +10,7 @@ from support.runs import REPLICAS, fixed_data, make_state
 
 from keras_efficientnet import training
 from keras_efficientnet.recipes import make_config
-from keras_efficientnet.training.devices import make_strategy
+from keras_efficientnet.training.devices import make_strategy, make_sum
 from keras_efficientnet.training.loop import make_batches
 from keras_efficientnet.training.steps import make_steps
 
@@ -69,6 +71,22 @@ def test_one_process_has_one_strategy_for_the_same_devices():
     """TensorFlow mixes up the collective operations of two: "Shape mismatch in the collective instance"."""
     config = make_config(num_replicas=2, **REPLICAS)
     assert make_strategy(config) is make_strategy(config)
+
+
+def test_sums_over_replicas_are_traced_once():
+    """A new function for each call takes a trace of TensorFlow each, and memory."""
+    strategy = make_strategy(make_config(num_replicas=2, **REPLICAS))
+    assert [int(make_sum(strategy)(tf.constant(number))) for number in range(5)] == [0, 2, 4, 6, 8]
+    assert make_sum(strategy).experimental_get_tracing_count() == 1
+
+
+@pytest.mark.parametrize("mode", ["train", "train_and_eval"])
+def test_an_evaluator_of_tf_config_does_not_train(monkeypatch, mode):
+    cluster = {"cluster": {"worker": ["localhost:1"]}, "task": {"type": "evaluator", "index": 0}}
+    monkeypatch.setenv("TF_CONFIG", json.dumps(cluster))
+    with pytest.raises(ValueError, match="an evaluator, which does not train"):
+        make_strategy(make_config(mode=mode))
+    assert make_strategy(make_config(mode="eval")).num_replicas_in_sync == 1
 
 
 def test_replicas_drop_different_images_and_blocks():

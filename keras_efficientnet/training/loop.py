@@ -26,7 +26,14 @@ from keras_efficientnet.files import write_json
 from keras_efficientnet.preprocessing import make_reader
 from keras_efficientnet.runs import Preempted, RunFolder
 from keras_efficientnet.training.artifacts import export_all, write_evaluation, write_labels
-from keras_efficientnet.training.devices import broadcast_from_chief, check_shared, is_chief, make_strategy
+from keras_efficientnet.training.devices import (
+    broadcast_from_chief,
+    check_equal,
+    check_shared,
+    failing_together,
+    is_chief,
+    make_strategy,
+)
 from keras_efficientnet.training.eval_mode import bind_evaluator, evaluate_checkpoints
 from keras_efficientnet.training.history import History, evaluations_since_best, plot
 from keras_efficientnet.training.preemption import watch
@@ -70,22 +77,24 @@ def run(config: TrainConfig) -> dict[str, Any]:
 def _locking(folder: RunFolder, strategy: tf.distribute.Strategy) -> Iterator[None]:
     """Locks the run folder on the chief. Raises on all hosts if it cannot."""
     with contextlib.ExitStack() as stack:
-        refusal = None
-        if is_chief(strategy):
-            try:
+        with failing_together(strategy):
+            if is_chief(strategy):
                 stack.enter_context(folder.lock())
-            except (OSError, RuntimeError) as error:
-                refusal = error
-        if broadcast_from_chief(strategy, int(refusal is not None)):
-            raise refusal or RuntimeError(f"The chief host cannot train in {folder.path}: see its message.")
         yield
 
 
 def _run(config: TrainConfig, strategy: tf.distribute.Strategy) -> dict[str, Any]:
     keras.utils.set_random_seed(config.seed)
-    variant = make_variant(config)
-    data = make_datasets(config, variant)
-    RunFolder(config.directory).check_data(data.class_names, config.data_dir)
+    with failing_together(strategy):
+        variant = make_variant(config)
+        data = make_datasets(config, variant)
+        RunFolder(config.directory).check_data(data.class_names, config.data_dir)
+    facts = {
+        "training images": data.train_images,
+        "validation images": data.valid_images,
+        "classes": data.display_names,
+    }
+    check_equal(strategy, facts, "Give all hosts the same data.")
     config = complete_config(config, data)
     with strategy.scope():
         state = TrainState(config, variant, data.train_images, strategy)
@@ -143,7 +152,8 @@ class Trainer:
         if self._is_chief:
             CheckpointFolder(self.folder.checkpoints).remove_incomplete()
         check_shared(state.strategy, self.folder.path)  # other hosts wait here until the chief has cleaned up
-        step = state.restore(self.folder)
+        with failing_together(state.strategy):
+            step = state.restore(self.folder)
         self.history = History(self.folder, step, writes=self._is_chief)
         if self._is_chief:
             self.folder.forget_best_after(step)

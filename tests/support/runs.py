@@ -8,6 +8,7 @@ import functools
 import io
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -83,21 +84,32 @@ def _call_main(options):
     raise AssertionError("main.main must end with sys.exit")
 
 
+def free_ports(count):
+    """Returns ports of this machine that are free now."""
+    sockets = [socket.socket() for _ in range(count)]
+    for each in sockets:
+        each.bind(("localhost", 0))
+    ports = [each.getsockname()[1] for each in sockets]
+    for each in sockets:
+        each.close()
+    return ports
+
+
 def start_main(log, **options) -> subprocess.Popen:
     """Starts main.py in a process of its own that writes all output to the file `log`."""
     return _start(log, [str(ROOT / "main.py"), *to_flags(options)])
 
 
-def start_mains(log, calls, **environment) -> subprocess.Popen:
-    """Starts a process that calls main.py once for each dictionary of options in `calls`."""
+def start_mains(log, calls, folder=None, **environment) -> subprocess.Popen:
+    """Starts a process, in a working folder, that calls main.py once for each dictionary of options in `calls`."""
     environment["PYTHONPATH"] = f"{ROOT}{os.pathsep}{ROOT / 'tests'}"
-    return _start(log, ["-m", "support.runs", json.dumps(calls, default=str)], **environment)
+    return _start(log, ["-m", "support.runs", json.dumps(calls, default=str)], folder, **environment)
 
 
-def _start(log, arguments, **environment):
+def _start(log, arguments, folder=None, **environment):
     with open(log, "w") as file:
         command = [sys.executable, *arguments]
-        return subprocess.Popen(command, stdout=file, stderr=file, env=os.environ | environment)
+        return subprocess.Popen(command, stdout=file, stderr=file, cwd=folder, env=os.environ | environment)
 
 
 def checkpoint_values(folder):
