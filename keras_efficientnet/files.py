@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import errno
 import io
 import itertools
 import json
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 UNFINISHED = ".unfinished"  # last part of the names of temporary folders: .NAME.RANDOM.unfinished
 LEFTOVER = re.compile(rf"\.(.+)\.[a-z0-9_]{{8}}{re.escape(UNFINISHED)}")
 LOCK = ".lock"  # file in a temporary folder, locked by the process that writes there for as long as it lives
+SHORTAGES = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # a full disk, a full quota, a limit on the size of files
 AT_FDCWD, RENAME_EXCHANGE = -100, 2  # linux/fcntl.h, linux/fs.h
 
 
@@ -66,6 +68,7 @@ def replacing(
     Raises:
         FileExistsError: see `check_target`.
         RejectedFileError: the block raised it; the new file is kept at `path` with `.rejected` appended.
+        OSError: the disk is full, whichever library said so in the block.
 
     Example:
         >>> import tempfile
@@ -89,6 +92,12 @@ def replacing(
         _remove(aside)
         os.replace(new, aside)
         raise RejectedFileError(f"{error} It is kept aside: {aside}") from None
+    except Exception as error:
+        if reason := _find_shortage(error):
+            raise OSError(
+                f"{path} could not be written: {reason}. Free some space, or choose another place."
+            ) from error
+        raise
     finally:
         held.close()
         if target.exists() or not old.exists():  # else the temporary folder has the only copy
@@ -169,6 +178,17 @@ def _remove_leftover(left, target):
     if old.exists() and not target.exists():
         os.replace(old, target)
     shutil.rmtree(left, ignore_errors=True)
+
+
+def _find_shortage(error) -> str | None:
+    """Returns what is used up if an error of any library says so, in the words of the system."""
+    reasons = {number: os.strerror(number) for number in SHORTAGES}
+    code = error.errno if isinstance(error, OSError) else None
+    return (
+        reasons[code]
+        if code in reasons
+        else next((reason for reason in reasons.values() if reason in str(error)), None)
+    )
 
 
 def _find_aside(target, is_ours) -> Path:

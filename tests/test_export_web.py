@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from playwright._impl._driver import compute_driver_executable
-from support.exports import content, make_small
+from support.exports import FILES, content, make_small, write_packages
 from support.images import random_images
 from support.scripts import run, run_help
 from support.servers import Server
@@ -34,7 +34,6 @@ ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "keras_efficientnet/data/web"
 NODE = compute_driver_executable()[0]  # comes with playwright
 LABELS = [f"name of class {index}" for index in range(10)]
-FILES = {f"{package.name}/{file}": file.encode() for package in npm.RUNTIME for file in package.files}
 RESIZE = """
 import { centralWindow, resize } from "PAGE/preprocessing.js";
 import { readFileSync, writeFileSync } from "fs";
@@ -52,16 +51,6 @@ writeFileSync("pixels", Buffer.from(resize(rgba, side, size, interpolation, half
 @pytest.fixture(scope="module")
 def small():
     return make_small()
-
-
-def write_packages(folder, version=None):
-    """Packages as npm installs them, with files of no use to a browser."""
-    for name, data in FILES.items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes(data)
-    for package in npm.RUNTIME:
-        (folder / package.name / "package.json").write_text(json.dumps({"version": version or package.version}))
-    return folder
 
 
 @pytest.fixture

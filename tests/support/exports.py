@@ -1,17 +1,33 @@
 """Small networks to export, and what the tests of exporters share."""
 
+import json
+
 import keras
 import numpy as np
 import tensorflow as tf
 
 from keras_efficientnet import export
+from keras_efficientnet.export import npm
 from keras_efficientnet.layers import BatchNormalization
 from support.images import random_images
 from support.scripts import run
 
-__all__ = ["LABELS", "WRITERS", "RandomNoise", "content", "enliven", "load", "make_small", "run"]
+__all__ = [
+    "FILES",
+    "LABELS",
+    "WRITERS",
+    "RandomNoise",
+    "content",
+    "enliven",
+    "load",
+    "make_small",
+    "run",
+    "write_packages",
+]
 
 LABELS = [f"name of class {index}" for index in range(10)]
+# what the web page needs of its runtime, with the names of the files as their content
+FILES = {f"{package.name}/{file}": file.encode() for package in npm.RUNTIME for file in package.files}
 WRITERS = {
     "saved_model": export.to_saved_model,
     "tflite": export.to_tflite,
@@ -64,3 +80,13 @@ class RandomNoise(keras.layers.Layer):
 def content(path):
     """Returns every file at a path, hidden files too, with its bytes."""
     return {file: file.read_bytes() for file in [path, *path.rglob("*")] if file.is_file()}
+
+
+def write_packages(folder, version=None):
+    """Writes the runtime of the web page as npm installs it, with files of no use to a browser. Returns `folder`."""
+    for name, data in FILES.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(data)
+    for package in npm.RUNTIME:
+        (folder / package.name / "package.json").write_text(json.dumps({"version": version or package.version}))
+    return folder
