@@ -39,6 +39,14 @@ def _start(target, name, arguments, cwd):
         return process.exitcode, out.read_text().splitlines(), errors
 
 
+def start(script, *arguments, cwd):
+    """Starts a script and returns its process; what it prints goes to the files `out` and `err` in `cwd`."""
+    arguments = [str(script), arguments, str(cwd), Path(cwd, "out"), Path(cwd, "err")]
+    process = FORKSERVER.Process(target=_run_script, args=arguments)
+    process.start()
+    return process
+
+
 def run_help(script, *, cwd=ROOT):
     """Returns the lines that --help prints; it must come at once, without importing TensorFlow."""
     command = [sys.executable, "-X", "importtime", str(script), "--help"]
