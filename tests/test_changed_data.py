@@ -6,7 +6,7 @@ import shutil
 import keras
 import pytest
 from support.images import write_folder
-from support.runs import FAST, checkpoint_names
+from support.runs import SMALL, checkpoint_names
 
 from keras_efficientnet import export, training
 from keras_efficientnet.datasets import make_datasets
@@ -16,7 +16,9 @@ from keras_efficientnet.training.devices import make_strategy
 from keras_efficientnet.training.eval_mode import evaluate_checkpoints
 from keras_efficientnet.training.state import TrainState, make_variant
 
-OPTIONS = FAST | {"dataset": "folder", "train_steps": 1, "train_batch_size": 4, "mode": "train"}
+pytestmark = pytest.mark.usefixtures("short_network")
+
+OPTIONS = SMALL | {"dataset": "folder", "train_steps": 1, "train_batch_size": 4, "mode": "train"}
 REFUSED = "must have the classes that the run in .* was trained on. "
 
 

@@ -43,12 +43,18 @@ with files.replacing(sys.argv[1], is_ours=Path.is_dir) as new:
 """
 
 
+def restore_signals():
+    """A process started in the background of a shell, or by `nohup`, ignores these, and so would its children."""
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+
+
 @pytest.fixture
 def start():
     """Starts a process that writes a folder until it is stopped."""
     with contextlib.ExitStack() as stack:
 
-        def run(target, *arguments, before=None):
+        def run(target, *arguments, before=restore_signals):
             command = [sys.executable, "-c", WRITER, str(target), *arguments]
             pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
             process = stack.enter_context(subprocess.Popen(command, cwd=ROOT, preexec_fn=before, **pipes))
