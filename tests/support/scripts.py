@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import re
 import runpy
+import signal
 import subprocess
 import sys
 import tempfile
@@ -70,4 +71,6 @@ def _prepare(name, arguments, cwd, out, err):
     for number, file in ((1, out), (2, err)):
         os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT), number)
     os.chdir(cwd)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a process in the background of a shell ignores it,
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # and one started by `nohup` this
     sys.argv = [name, *arguments]
