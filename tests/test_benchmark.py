@@ -85,7 +85,7 @@ def test_a_process_uses_its_cores_only_and_loads_no_other_runtime(files):
     assert not multiprocessing.active_children()
 
 
-@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("threads", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_tensorflow_uses_the_given_number_of_threads(files, run_python, threads):
     code = f"""
 import tensorflow as tf

@@ -2,6 +2,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from support.originals import slow_if_large
 
 from keras_efficientnet import models
 from keras_efficientnet.layers import BatchNormalization
@@ -68,7 +69,7 @@ def test_equal_layers_start_with_different_values(wide):
     assert len(set(draws)) == 3
 
 
-@pytest.fixture(scope="module", params=[f"efficientnet-b{number}" for number in range(9)])
+@pytest.fixture(scope="module", params=[slow_if_large(f"efficientnet-b{number}") for number in range(9)])
 def official(request):
     """Each official network, built once: its name and its layers by name."""
     with pytest.MonkeyPatch.context() as patch:  # the tests read no values, and random values cost time

@@ -160,13 +160,14 @@ def test_keras_applications_loads_our_network_without_its_top(tmp_path):
 
 @pytest.mark.parametrize("name", ["efficientnet-b0-torch", "efficientnet-lite0", "efficientnet-condconv-b0-4e"])
 def test_networks_that_keras_applications_lacks_are_not_written(name, tmp_path):
+    model = make(name)
     with pytest.raises(
         ValueError, match="which is not part of an EfficientNet of keras.ap|it has the original B0 to B7"
     ):
-        to_keras_applications(make(name), tmp_path / "x.weights.h5")
+        to_keras_applications(model, tmp_path / "x.weights.h5")
     assert not list(tmp_path.iterdir())
     with pytest.raises(ValueError, match="must end in .weights.h5 or .h5. Received: 'x.keras'"):
-        to_keras_applications(make(name), "x.keras")
+        to_keras_applications(model, "x.keras")
 
 
 def test_a_network_with_symmetric_padding_is_not_written(tiny, tmp_path):

@@ -204,7 +204,7 @@ def test_an_export_has_the_permissions_of_a_new_file(small, tmp_path, kind):
     assert path.stat().st_mode == usual.stat().st_mode
 
 
-@pytest.mark.parametrize("script", ["to_saved_model", "to_tflite"])
+@pytest.mark.parametrize("script", [pytest.param("to_saved_model", marks=pytest.mark.slow), "to_tflite"])
 def test_the_example_in_the_help_of_a_script_runs_as_printed(small, tmp_path, script):
     (tmp_path / "export").symlink_to(ROOT / "export")
     (tmp_path / "runs/efficientnet-b0").mkdir(parents=True)

@@ -270,7 +270,7 @@ def test_a_missing_package_is_named_with_the_command_that_installs_it(small, mon
     assert not [*tmp_path.iterdir()]
 
 
-@pytest.mark.parametrize("kind", WRITERS)
+@pytest.mark.parametrize("kind", ["onnx", pytest.param("openvino", marks=pytest.mark.slow)])
 def test_the_example_in_the_help_runs_as_printed(small, tmp_path, kind):
     (tmp_path / "export").symlink_to(ROOT / "export")
     (tmp_path / "runs/efficientnet-b0").mkdir(parents=True)

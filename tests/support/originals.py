@@ -79,6 +79,6 @@ def assert_filled(model, numbers):
 
 
 def slow_if_large(name, value=None):
-    """Returns a pytest parameter, marked slow for networks above B5, which need gigabytes."""
-    large = any(name.endswith(end) for end in ("b6", "b7", "b8", "l2"))
+    """Returns a pytest parameter, marked slow for the networks that take long to build or need gigabytes."""
+    large = any(name.endswith(end) for end in ("b2", "b4", "b5", "b6", "b7", "b8", "l2"))
     return pytest.param(name if value is None else value, id=name, marks=[pytest.mark.slow] if large else [])
