@@ -3,6 +3,7 @@
 import contextlib
 import json
 import logging
+import math
 import os
 import shutil
 import tempfile
@@ -209,6 +210,26 @@ class RunFolder:
                 "are not the same images in another place, use another `model_dir` to train on them."
             )
 
+    def check_untrained(self, logged_step: int) -> None:
+        """Raises ValueError if the run, which has no checkpoint, had some: they are lost, and it must not start again.
+
+        A run that was killed before its first checkpoint was complete passes: it has the folder of its checkpoints
+        before it has options.
+
+        Args:
+            logged_step: the last step in the log of the run, 0 if it has none.
+        """
+        options = self.read_options() or {} if logged_step else {}
+        steps = [options.get(name) for name in ("checkpoint_steps", "train_steps")]
+        first = min((step for step in steps if type(step) is int), default=math.inf)
+        if not self.find_best() and (logged_step < first or logged_step == first and self.checkpoints.exists()):
+            return
+        raise ValueError(
+            f"{self.checkpoints} must hold the checkpoints of the run in {self.path}, but holds none, although the run "
+            f"was trained. Copy {self.checkpoints.name}/ again; or remove {self.log.name} and {self.archive.name}/ too "
+            "to start from step 0; or choose another `model_dir`."
+        )
+
     def latest_checkpoint(self) -> str | None:
         """Returns the path of the latest complete checkpoint without `.index`; see `CheckpointFolder.latest`."""
         return CheckpointFolder(self.checkpoints).latest()
@@ -282,7 +303,7 @@ class RunFolder:
     def forget_best_after(self, step: int) -> None:
         """Removes the record of a best checkpoint later than `step`, where the run resumes.
 
-        Such a checkpoint is of an earlier run: its `checkpoints/` was removed by hand.
+        The later checkpoints of the run are lost or damaged. It evaluates that step again.
         """
         best = self.find_best()
         if best and best["step"] > step:
