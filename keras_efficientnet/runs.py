@@ -184,9 +184,14 @@ class RunFolder:
     def check_classes(self, class_names: Sequence[str] | None) -> None:
         """Raises ValueError if data have other class names than the run, or the same in another order.
 
-        Passes if one of them has no class names.
+        Passes if one of them has no class names; warns if only the run has them.
         """
         trained = self.read_labels()
+        if trained and not class_names:
+            logging.warning(
+                f"The run in {self.path} has class names ({self.labels.name}), the data have none: whether the classes "
+                "are the same, in the same order, cannot be checked."
+            )
         if trained and class_names and trained != list(class_names):
             raise ValueError(
                 f"The data must have the classes that the run in {self.path} was trained on. "
@@ -338,10 +343,13 @@ def run_of_checkpoint(path: str) -> RunFolder:
 
 
 def _describe_difference(trained: Sequence[str], received: Sequence[str]) -> str:
-    """Returns a sentence on the class names that two lists do not share, or on their order."""
+    """Returns in words how two lists of class names differ: in length, in names, or in the order."""
+    counts = f"The run has {len(trained)} classes, the data {len(received)}. " if len(trained) != len(received) else ""
     missing, added = _list_others(trained, received), _list_others(received, trained)
     if missing or added:
-        return f"Only the run has: {missing or '-'}. Only the data have: {added or '-'}."
+        return f"{counts}Only the run has: {missing or '-'}. Only the data have: {added or '-'}."
+    if counts:  # one of them has a name twice
+        return counts.rstrip()
     number = next(number for number, name in enumerate(received) if name != trained[number])
     return f"The order differs: class {number} is {trained[number]!r} in the run, and {received[number]!r} in the data."
 

@@ -102,11 +102,35 @@ def test_long_lists_of_classes_are_cut(tmp_path):
 
 
 @pytest.mark.parametrize("trained, received", [(None, ["a", "b"]), (["a", "b"], None), (["ä", "b"], ["ä", "b"])])
-def test_equal_and_unknown_class_names_pass(tmp_path, trained, received):
+def test_equal_and_unknown_class_names_pass(tmp_path, caplog, trained, received):
     run = RunFolder(tmp_path)
     if trained:
         run.write_labels(trained)
     run.check_classes(received)
+    warns = bool(trained and not received)
+    assert ("has class names (labels.txt), the data have none" in caplog.text) == warns == bool(caplog.records)
+
+
+@pytest.mark.parametrize(
+    "trained, received, message",
+    [
+        ("crane crane dog", "crane dog", "The run has 3 classes, the data 2. Give the data"),
+        ("crane dog", "crane dog dog", "The run has 2 classes, the data 3. Give the data"),
+        (
+            "crane dog",
+            "crane dog fox",
+            "The run has 2 classes, the data 3. Only the run has: -. Only the data have: 'f",
+        ),
+        ("crane crane dog", "crane dog crane", "class 1 is 'crane' in the run, and 'dog' in the data"),
+        ("crane crane dog", "crane dog dog", "class 1 is 'crane' in the run, and 'dog' in the data"),
+    ],
+)
+def test_names_that_occur_twice_are_compared(tmp_path, trained, received, message):
+    """ImageNet has two classes called crane."""
+    run = RunFolder(tmp_path)
+    run.write_labels(trained.split())
+    with pytest.raises(ValueError, match=message):
+        run.check_classes(received.split())
 
 
 def test_classes_of_a_run_without_checkpoints_do_not_matter(tmp_path):
