@@ -195,7 +195,7 @@ class RunFolder:
         if trained and class_names and trained != list(class_names):
             raise ValueError(
                 f"The data must have the classes that the run in {self.path} was trained on. "
-                f"{_describe_difference(trained, class_names)} Give the data of the run, or another `model_dir`; if "
+                f"{describe_difference(trained, class_names)} Give the data of the run, or another `model_dir`; if "
                 f"these are the same classes under new names, write the new names into its {self.labels.name}."
             )
 
@@ -342,16 +342,20 @@ def run_of_checkpoint(path: str) -> RunFolder:
     return RunFolder(Path(path).parent.parent)
 
 
-def _describe_difference(trained: Sequence[str], received: Sequence[str]) -> str:
-    """Returns in words how two lists of class names differ: in length, in names, or in the order."""
-    counts = f"The run has {len(trained)} classes, the data {len(received)}. " if len(trained) != len(received) else ""
+def describe_difference(trained: Sequence[str], received: Sequence[str], owner: str = "the run") -> str:
+    """Returns in words how the class names of data differ from those of `owner`: in number, names or order."""
+    counts = (
+        f"{owner[0].upper()}{owner[1:]} has {len(trained)} classes, the data {len(received)}. "
+        if len(trained) != len(received)
+        else ""
+    )
     missing, added = _list_others(trained, received), _list_others(received, trained)
     if missing or added:
-        return f"{counts}Only the run has: {missing or '-'}. Only the data have: {added or '-'}."
+        return f"{counts}Only {owner} has: {missing or '-'}. Only the data have: {added or '-'}."
     if counts:  # one of them has a name twice
         return counts.rstrip()
     number = next(number for number, name in enumerate(received) if name != trained[number])
-    return f"The order differs: class {number} is {trained[number]!r} in the run, and {received[number]!r} in the data."
+    return f"The order differs: class {number} is {trained[number]!r} in {owner}, and {received[number]!r} in the data."
 
 
 def _list_others(names: Sequence[str], others: Sequence[str]) -> str:

@@ -167,6 +167,30 @@ def test_exports_are_not_measured_on_other_classes(run, animals, tmp_path, given
     assert len(export.load_images(model, run.path, str(animals)).labels) == 2
 
 
+def make_network():
+    outputs = [keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(2, "softmax")]
+    return keras.Sequential([keras.Input((32, 32, 3)), *outputs])
+
+
+def test_a_model_beside_its_class_names_is_not_measured_on_other_classes(animals, tmp_path):
+    """The folder has no options: model.keras and labels.txt were copied alone."""
+    RunFolder(tmp_path).write_labels(["dog", "cat"])
+    make_network().save(tmp_path / "model.keras")
+    for source in (tmp_path, tmp_path / "model.keras"):
+        with pytest.raises(ValueError, match="The order differs: class 0 is 'dog' in the run, and 'cat' in the data"):
+            export.export_file(source, tmp_path / "new", "saved_model", images=str(animals), image_count=2)
+
+
+def test_class_names_given_to_an_export_are_those_of_the_images(animals, tmp_path):
+    make_network().save(tmp_path / "small.keras")
+    (tmp_path / "names.txt").write_text("dog\ncat\n")
+    given = {"labels": str(tmp_path / "names.txt"), "image_count": 2}
+    with pytest.raises(ValueError, match="The order differs: class 0 is 'dog' in the file, and 'cat' in the data"):
+        export.export_file(tmp_path / "small.keras", tmp_path / "new", "saved_model", images=str(animals), **given)
+    export.export_file(tmp_path / "small.keras", tmp_path / "new", "saved_model", images=f"{animals}/*/*", **given)
+    assert (tmp_path / "new/assets/labels.txt").read_text() == "dog\ncat\n"
+
+
 @pytest.mark.slow
 def test_a_run_resumes_on_moved_data_and_is_not_evaluated_on_other_classes(animals, tmp_path, caplog):
     run = RunFolder(tmp_path / "run")
