@@ -59,7 +59,8 @@ def export_file(
         output: file or folder to write.
         kind: a key of `FORMATS`: saved_model, tflite, onnx or openvino.
         options: options of the format.
-        labels: text file with one class name per line; by default that of the run.
+        labels: text file with one class name per line; by default that of the run. If `images` have class names, they
+            must be equal.
         images: images to measure on (see `load_images`); by default the validation images of the run, or random images
             if there is no run.
         image_count: number of images to measure on, at most.
@@ -157,10 +158,10 @@ def _find_images(trained, images, count, options) -> Images:
 def _check_given(names, class_names, labels, images):
     """Raises ValueError if the file `labels` has other names than the class folders or records of `images`."""
     if class_names and list(class_names) != names:
+        difference = describe_difference(names, class_names, "the file")
         raise ValueError(
-            f"{labels} must name the classes of {images}, in their order. "
-            f"{describe_difference(names, class_names, 'the file')} Correct the file; or if these are the same classes under other names, give `images` as plain files: a "
-            "pattern such as FOLDER/*/*."
+            f"{labels} must name the classes of {images}, in their order. {difference} Correct the file; or if these "
+            "are the same classes under other names, give `images` as plain files: a pattern such as FOLDER/*/*."
         )
 
 
