@@ -48,7 +48,8 @@ class CheckpointFolder:
         if self._state.exists() or any(map(FILE.fullmatch, _list_names(self.path))):
             raise ValueError(
                 f"{self.path} must hold a complete checkpoint, ckpt-STEP.index and its ckpt-STEP.data-* files, "
-                "but holds only remains of a run. Copy the folder again, or remove it to start from step 0."
+                "but holds only remains of a run. Copy the folder again, or remove it to start from step 0, with the "
+                "log and the archive of the run."
             )
         return None
 

@@ -8,6 +8,8 @@ from pathlib import Path
 
 UNPRINTABLE = ("Cc", "Cs", "Zl", "Zp")  # Unicode categories: control characters, broken ones, ends of lines
 
+MARK = "\ufeff"  # of the byte order, at the start of a text file
+
 
 def read_labels(path: str | os.PathLike[str]) -> list[str]:
     r"""Returns the class names in a UTF-8 text file, local or gs://, with one name per line.
@@ -43,11 +45,18 @@ def read_labels(path: str | os.PathLike[str]) -> list[str]:
 def check_names(names: Sequence[str], origin: str) -> None:
     """Raises ValueError unless each class name is one line of printable text; tabs are allowed.
 
+    A name cannot start with a byte-order mark: it would be lost when the name is read from a file.
+
     Args:
         names: class names in order.
         origin: where they are from, for the message; the number of the name follows, counted from 1.
     """
     for number, name in enumerate(names, start=1):
+        if name.startswith(MARK):
+            raise ValueError(
+                f"{origin} {number}: a class name must not start with a byte-order mark, U+FEFF, which cannot be seen. "
+                f"Received: {name!r}. Rename the class."
+            )
         if not name.strip() or any(unicodedata.category(letter) in UNPRINTABLE for letter in name.replace("\t", " ")):
             raise ValueError(
                 f"{origin} {number}: a class name must be one line of text, not blank and without control characters. "

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import logging
+import math
 import os
 import shutil
 import tempfile
@@ -183,13 +184,18 @@ class RunFolder:
     def check_classes(self, class_names: Sequence[str] | None) -> None:
         """Raises ValueError if data have other class names than the run, or the same in another order.
 
-        Passes if one of them has no class names.
+        Passes if one of them has no class names; warns if only the run has them.
         """
         trained = self.read_labels()
+        if trained and not class_names:
+            logging.warning(
+                f"The run in {self.path} has class names ({self.labels.name}), the data have none: whether the classes "
+                "are the same, in the same order, cannot be checked."
+            )
         if trained and class_names and trained != list(class_names):
             raise ValueError(
                 f"The data must have the classes that the run in {self.path} was trained on. "
-                f"{_describe_difference(trained, class_names)} Give the data of the run, or another `model_dir`; if "
+                f"{describe_difference(trained, class_names)} Give the data of the run, or another `model_dir`; if "
                 f"these are the same classes under new names, write the new names into its {self.labels.name}."
             )
 
@@ -208,6 +214,26 @@ class RunFolder:
                 f"The run in {self.path} was trained with data_dir={trained}. Received: data_dir={data_dir}. If these "
                 "are not the same images in another place, use another `model_dir` to train on them."
             )
+
+    def check_untrained(self, logged_step: int) -> None:
+        """Raises ValueError if the run, which has no checkpoint, had some: they are lost, and it must not start again.
+
+        A run that was killed before its first checkpoint was complete passes: it has the folder of its checkpoints
+        before it has options.
+
+        Args:
+            logged_step: the last step in the log of the run, 0 if it has none.
+        """
+        options = self.read_options() or {} if logged_step else {}
+        steps = [options.get(name) for name in ("checkpoint_steps", "train_steps")]
+        first = min((step for step in steps if type(step) is int), default=math.inf)
+        if not self.find_best() and (logged_step < first or logged_step == first and self.checkpoints.exists()):
+            return
+        raise ValueError(
+            f"{self.checkpoints} must hold the checkpoints of the run in {self.path}, but holds none, although the run "
+            f"was trained. Copy {self.checkpoints.name}/ again; or remove {self.log.name} and {self.archive.name}/ too "
+            "to start from step 0; or choose another `model_dir`."
+        )
 
     def latest_checkpoint(self) -> str | None:
         """Returns the path of the latest complete checkpoint without `.index`; see `CheckpointFolder.latest`."""
@@ -282,7 +308,7 @@ class RunFolder:
     def forget_best_after(self, step: int) -> None:
         """Removes the record of a best checkpoint later than `step`, where the run resumes.
 
-        Such a checkpoint is of an earlier run: its `checkpoints/` was removed by hand.
+        The later checkpoints of the run are lost or damaged. It evaluates that step again.
         """
         best = self.find_best()
         if best and best["step"] > step:
@@ -316,13 +342,20 @@ def run_of_checkpoint(path: str) -> RunFolder:
     return RunFolder(Path(path).parent.parent)
 
 
-def _describe_difference(trained: Sequence[str], received: Sequence[str]) -> str:
-    """Returns a sentence on the class names that two lists do not share, or on their order."""
+def describe_difference(trained: Sequence[str], received: Sequence[str], owner: str = "the run") -> str:
+    """Returns in words how the class names of data differ from those of `owner`: in number, names or order."""
+    counts = (
+        f"{owner[0].upper()}{owner[1:]} has {len(trained)} classes, the data {len(received)}. "
+        if len(trained) != len(received)
+        else ""
+    )
     missing, added = _list_others(trained, received), _list_others(received, trained)
     if missing or added:
-        return f"Only the run has: {missing or '-'}. Only the data have: {added or '-'}."
+        return f"{counts}Only {owner} has: {missing or '-'}. Only the data have: {added or '-'}."
+    if counts:  # one of them has a name twice
+        return counts.rstrip()
     number = next(number for number, name in enumerate(received) if name != trained[number])
-    return f"The order differs: class {number} is {trained[number]!r} in the run, and {received[number]!r} in the data."
+    return f"The order differs: class {number} is {trained[number]!r} in {owner}, and {received[number]!r} in the data."
 
 
 def _list_others(names: Sequence[str], others: Sequence[str]) -> str:

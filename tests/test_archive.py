@@ -155,6 +155,20 @@ def test_a_resumed_run_archives_what_a_kill_after_the_evaluation_left_out(stoppe
     assert RunFolder(folder).find_best()["step"] == last
 
 
+def test_a_run_that_lost_its_checkpoints_is_refused_and_nothing_changes(stopped, tmp_path):
+    folder, options, _ = stopped
+    folder = shutil.copytree(folder, tmp_path / "run")
+    shutil.rmtree(folder / "checkpoints")
+    before = content(folder)
+    with pytest.raises(ValueError, match="/checkpoints must hold the checkpoints .* Copy checkpoints/"):
+        training.run(make_config(**options | {"model_dir": str(folder)}))
+    assert content(folder) == before
+
+
+def content(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.name != ".lock"}
+
+
 @pytest.mark.slow
 def test_an_evaluation_waits_for_the_checkpoints_of_another_process(tmp_path):
     """It starts before there is a run folder, and ends after the last step."""

@@ -102,11 +102,35 @@ def test_long_lists_of_classes_are_cut(tmp_path):
 
 
 @pytest.mark.parametrize("trained, received", [(None, ["a", "b"]), (["a", "b"], None), (["ä", "b"], ["ä", "b"])])
-def test_equal_and_unknown_class_names_pass(tmp_path, trained, received):
+def test_equal_and_unknown_class_names_pass(tmp_path, caplog, trained, received):
     run = RunFolder(tmp_path)
     if trained:
         run.write_labels(trained)
     run.check_classes(received)
+    warns = bool(trained and not received)
+    assert ("has class names (labels.txt), the data have none" in caplog.text) == warns == bool(caplog.records)
+
+
+@pytest.mark.parametrize(
+    "trained, received, message",
+    [
+        ("crane crane dog", "crane dog", "The run has 3 classes, the data 2. Give the data"),
+        ("crane dog", "crane dog dog", "The run has 2 classes, the data 3. Give the data"),
+        (
+            "crane dog",
+            "crane dog fox",
+            "The run has 2 classes, the data 3. Only the run has: -. Only the data have: 'f",
+        ),
+        ("crane crane dog", "crane dog crane", "class 1 is 'crane' in the run, and 'dog' in the data"),
+        ("crane crane dog", "crane dog dog", "class 1 is 'crane' in the run, and 'dog' in the data"),
+    ],
+)
+def test_names_that_occur_twice_are_compared(tmp_path, trained, received, message):
+    """ImageNet has two classes called crane."""
+    run = RunFolder(tmp_path)
+    run.write_labels(trained.split())
+    with pytest.raises(ValueError, match=message):
+        run.check_classes(received.split())
 
 
 def test_classes_of_a_run_without_checkpoints_do_not_matter(tmp_path):
@@ -141,6 +165,29 @@ def test_exports_are_not_measured_on_other_classes(run, animals, tmp_path, given
     with pytest.raises(ValueError, match=f"{REFUSED}Only the run has: 'dog'. Only the data have: 'zebra'."):
         export.load_images(model, run.path, str(data) if given else None)
     assert len(export.load_images(model, run.path, str(animals)).labels) == 2
+
+
+def make_network():
+    outputs = [keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(2, "softmax")]
+    return keras.Sequential([keras.Input((32, 32, 3)), *outputs])
+
+
+def test_a_model_beside_its_class_names_is_not_measured_on_other_classes(animals, tmp_path):
+    """The folder has no options: model.keras and labels.txt were copied alone."""
+    RunFolder(tmp_path).write_labels(["dog", "cat"])
+    make_network().save(tmp_path / "model.keras")
+    for source in (tmp_path, tmp_path / "model.keras"):
+        with pytest.raises(ValueError, match="The order differs: class 0 is 'dog' in the run, and 'cat' in the data"):
+            export.export_file(source, tmp_path / "new", "saved_model", images=str(animals), image_count=2)
+
+
+def test_class_names_given_to_an_export_are_those_of_the_images(animals, tmp_path):
+    make_network().save(tmp_path / "small.keras")
+    (tmp_path / "names.txt").write_text("dog\ncat\n")
+    given = {"labels": str(tmp_path / "names.txt"), "image_count": 2}
+    with pytest.raises(ValueError, match="The order differs: class 0 is 'dog' in the file, and 'cat' in the data"):
+        export.export_file(tmp_path / "small.keras", tmp_path / "new", "saved_model", images=str(animals), **given)
+    assert export.load_images(make_network(), None, f"{animals}/*/*", count=2).class_names is None  # as the error says
 
 
 @pytest.mark.slow

@@ -19,7 +19,7 @@ from keras_efficientnet.runs import RunFolder
 pytestmark = pytest.mark.usefixtures("short_network")
 
 OPTIONS = SMALL | {"iterations_per_loop": 4, "dropout_rate": 0.0, "survival_prob": 1.0}
-CALLS = ("options", "missing_data", "other_data", "in_use", "apart", "preempted")  # of main.py
+CALLS = ("options", "missing_data", "other_data", "in_use", "remains", "apart", "preempted")  # of main.py
 ENDLESS = SMALL | {"mode": "train", "checkpoint_steps": 8, "train_steps": 100_000}
 
 
@@ -111,11 +111,14 @@ def cluster(tmp_path_factory):
             "missing_data": images | {"data_dir": "on_one_host"},
             "other_data": images | {"data_dir": "data"},
             "in_use": SMALL | {"model_dir": folder / "in_use"},
+            "remains": train | {"model_dir": folder / "remains"},
             "apart": train | {"model_dir": folder / f"apart{index}"},
             "preempted": ENDLESS | {"model_dir": folder / "preempted"},
         }
         return [made[name] for name in CALLS]
 
+    for name in ("ckpt-2_temp", "ckpt-2.index"):  # a folder in the place of the index: the chief cannot remove it
+        (folder / "remains/checkpoints" / name).mkdir(parents=True)
     with RunFolder(folder / "in_use").lock():
         hosts = start_hosts(folder, calls)
         wait_for_checkpoint(folder / "preempted", lambda: all(host.poll() is None for host in hosts))
@@ -158,6 +161,13 @@ def test_hosts_with_other_data_are_an_error(cluster):
         assert "training images is 18 on worker 0 and 20 on worker 1" in text
         assert "classes is ('cat', 'dog') on worker 0 and ('cat', 'fox') on worker 1" in text
     assert not (cluster / "never/config.json").exists()
+
+
+@pytest.mark.slow
+def test_hosts_whose_first_one_cannot_clean_the_folder_all_stop(cluster):
+    texts, codes = outputs(cluster, "remains")
+    assert codes == [1, 1], texts
+    assert "because worker 0 failed: " in texts[1] and "ckpt-2.index" in texts[1]
 
 
 @pytest.mark.slow

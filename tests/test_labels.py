@@ -86,6 +86,14 @@ def test_class_folder_whose_name_no_export_could_write_is_refused_before_a_run(t
             call()
 
 
+@pytest.mark.parametrize("names", [["\ufeffcat", "dog"], ["dog", "\ufeffcat"]])
+def test_a_name_that_starts_with_a_byte_order_mark_is_refused(tmp_path, names):
+    """It would be lost when the class names of the run are read, and the run would refuse its own data."""
+    write_folder(tmp_path / "data", names, 10)
+    with pytest.raises(ValueError, match="class 2: a class name must not start with a byte-order mark.*Rename the cl"):
+        make_datasets(make_config(data_dir=str(tmp_path / "data"), dataset="folder"), TINY)
+
+
 def test_text_in_a_picture_is_no_formula(tmp_path):
     """Matplotlib cannot draw these as formulas. On a logarithmic axis its own formulas stay."""
     names = ("a $^$ b", "$\\nothing$", "$_")

@@ -129,3 +129,33 @@ def test_a_file_in_the_place_of_a_folder_is_named(tmp_path, name):
     message = "run/new/run cannot be created: Not a dir" if name == "run/new" else f"{name} .*(File exists|Not a dir)"
     with pytest.raises(OSError, match=message):
         training.run(make_config(model_dir=str(folder), **SMALL))
+
+
+LOST = {"at the end": (6, None), "later than the first": (3, None), "best checkpoint": (0, 1)}
+
+
+@pytest.mark.parametrize("logged_step, best", LOST.values(), ids=LOST)
+@pytest.mark.parametrize("has_folder", [True, False])
+def test_a_run_that_lost_all_checkpoints_is_refused(tmp_path, logged_step, best, has_folder):
+    run = start_run(tmp_path, has_folder)
+    if best:
+        run.keep_best(best, {"top_1_accuracy": 0.5}, lambda path: Path(f"{path}.index").write_bytes(b""))
+    with pytest.raises(ValueError, match="holds none, although .* Copy checkpoints/ again; or remove log.jsonl"):
+        run.check_untrained(logged_step)
+
+
+@pytest.mark.parametrize("logged_step, has_folder", [(0, True), (0, False), (1, True), (1, False), (2, True)])
+def test_a_run_killed_before_its_first_checkpoint_starts_again(tmp_path, logged_step, has_folder):
+    """The row of step 2 is logged before its checkpoint is written."""
+    start_run(tmp_path, has_folder).check_untrained(logged_step)
+    RunFolder(tmp_path / "new").check_untrained(logged_step)  # killed before it had options
+
+
+def start_run(path, has_folder):
+    """Returns a run that writes its first checkpoint at step 2."""
+    run = RunFolder(path)
+    run.write_options({"checkpoint_steps": 2, "train_steps": 6})
+    run.archive.mkdir()
+    if has_folder:
+        run.checkpoints.mkdir()
+    return run

@@ -19,7 +19,7 @@ from keras_efficientnet.export.agreement import images_for, name_outputs
 from keras_efficientnet.export.pixels import find_resampling
 from keras_efficientnet.preprocessing import make_reader
 from keras_efficientnet.recipes import make_config
-from keras_efficientnet.runs import find_run
+from keras_efficientnet.runs import find_run, folder_of
 
 
 class Images(NamedTuple):
@@ -28,6 +28,7 @@ class Images(NamedTuple):
     pixels: np.ndarray  # float32 [n, height, width, 3], from 0 to 255
     labels: np.ndarray | None  # int64 [n], the true classes; None if they are unknown
     origin: str  # in words, for reports
+    class_names: tuple[str, ...] | None = None  # of the class folders or records; None if they are unknown
 
     def rounded(self) -> "Images":
         """Returns the images as bytes can hold them: rounded, and without the overshoot of bicubic resizing."""
@@ -71,8 +72,8 @@ def load_images(
     if options is None:
         return _read_files(find_images(source or ""), reader, count)
     data = make_datasets(dataclasses.replace(config, mode="train" if train else "eval"), variant)
-    if folder:
-        folder.check_classes(data.class_names)
+    if trained := folder_of(run):  # it may have class names without options
+        trained.check_classes(data.class_names)
     origin = source or (folder.path if folder else "")
     has_classes = data.classes == model.output_shape[-1]
     if not has_classes and name_outputs(model) == "probabilities":
@@ -83,7 +84,8 @@ def load_images(
     split = "training" if train else "validation"
     note = "" if has_classes else f", whose {data.classes} classes the model does not give"
     origin = f"{len(labels)} {split} images of {origin}{note}"
-    return Images(pixels=pixels, labels=labels if has_classes else None, origin=origin)
+    true = labels if has_classes else None
+    return Images(pixels=pixels, labels=true, origin=origin, class_names=data.class_names)
 
 
 def _read_examples(data: Data, reader: Callable | None, count: int) -> tuple[np.ndarray, np.ndarray]:

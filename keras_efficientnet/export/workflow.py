@@ -18,7 +18,7 @@ from keras_efficientnet.export.tflite import CALIBRATED
 from keras_efficientnet.export.web import to_web
 from keras_efficientnet.files import check_target, count_bytes
 from keras_efficientnet.labels import read_labels
-from keras_efficientnet.runs import RunFolder, find_labels, find_run
+from keras_efficientnet.runs import RunFolder, describe_difference, find_labels, find_run, folder_of
 
 CALIBRATION_IMAGES = 200
 LEAST_AGREEMENT_INTEGER = 0.97  # for files that compute in whole numbers
@@ -35,6 +35,7 @@ class _Trained(NamedTuple):
     """A model and the run it comes from."""
 
     model: keras.Model
+    folder: RunFolder | None  # of the run; may hold class names without options
     run: RunFolder | None
     labels: list[str] | None
 
@@ -58,7 +59,8 @@ def export_file(
         output: file or folder to write.
         kind: a key of `FORMATS`: saved_model, tflite, onnx or openvino.
         options: options of the format.
-        labels: text file with one class name per line; by default that of the run.
+        labels: text file with one class name per line; by default that of the run. If `images` have class names, they
+            must be equal.
         images: images to measure on (see `load_images`); by default the validation images of the run, or random images
             if there is no run.
         image_count: number of images to measure on, at most.
@@ -78,6 +80,8 @@ def export_file(
     check_model(model)
     options = _complete(options, trained, images, labels)
     measured_on = _find_images(trained, images, image_count, options)
+    if labels and images and images != "sample" and not options.feature_vector:
+        _check_given(trained.labels, measured_on.class_names, labels, images)
     if least_agreement is None:
         least_agreement = LEAST_AGREEMENT_INTEGER if options.quantize in CALIBRATED else LEAST_AGREEMENT
     write = functools.partial(_write, FORMATS[kind], trained.model, options)
@@ -106,9 +110,11 @@ def export_page(
     Raises:
         ValueError, OSError, RuntimeError: see `load_model` and `to_web`.
     """
-    model, run, names = _load(source, labels)
-    resampling = find_resampling(model, run)
-    difference = to_web(model, output, labels=names, runtime=runtime, title=title, overwrite=overwrite, **resampling)
+    trained = _load(source, labels)
+    resampling, model = find_resampling(trained.model, trained.run), trained.model
+    difference = to_web(
+        model, output, labels=trained.labels, runtime=runtime, title=title, overwrite=overwrite, **resampling
+    )
     return PageSummary(bytes=count_bytes(output), max_difference=difference)
 
 
@@ -116,7 +122,7 @@ def _load(source, labels) -> _Trained:
     names = read_labels(labels) if labels else find_labels(source)
     model = load_model(source)
     check_built(model)
-    return _Trained(model=model, run=find_run(source), labels=names)
+    return _Trained(model=model, folder=folder_of(source), run=find_run(source), labels=names)
 
 
 def _complete(options, trained, images, given) -> Options:
@@ -128,7 +134,7 @@ def _complete(options, trained, images, given) -> Options:
     options = dataclasses.replace(options, labels=labels, read=find_reader(trained.model, trained.run))
     if options.quantize not in CALIBRATED:
         return options
-    calibration = load_images(trained.model, trained.run, images, count=CALIBRATION_IMAGES, train=True)
+    calibration = load_images(trained.model, trained.folder, images, count=CALIBRATION_IMAGES, train=True)
     return dataclasses.replace(options, calibration_images=calibration.pixels)
 
 
@@ -141,12 +147,22 @@ def _find_labels(trained, given):
 def _find_images(trained, images, count, options) -> Images:
     """Returns the images to measure on."""
     if images or trained.run:
-        found = load_images(trained.model, trained.run, images, count=count)
+        found = load_images(trained.model, trained.folder, images, count=count)
     else:
         found = make_random_images(trained.model)
     if options.feature_vector:  # it has no classes
         found = found._replace(labels=None)
     return found.rounded() if options.input_dtype == "uint8" else found
+
+
+def _check_given(names, class_names, labels, images):
+    """Raises ValueError if the file `labels` has other names than the class folders or records of `images`."""
+    if class_names and list(class_names) != names:
+        difference = describe_difference(names, class_names, "the file")
+        raise ValueError(
+            f"{labels} must name the classes of {images}, in their order. {difference} Correct the file; or if these "
+            "are the same classes under other names, give `images` as plain files: a pattern such as FOLDER/*/*."
+        )
 
 
 def _write(row, model, options, path) -> float:

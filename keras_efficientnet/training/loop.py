@@ -149,16 +149,17 @@ class Trainer:
         self.folder = RunFolder(state.config.directory)
         self._is_chief = is_chief(state.strategy)
         self._evaluate_average = bind_evaluator(state, data)
-        if self._is_chief:
-            CheckpointFolder(self.folder.checkpoints).remove_incomplete()
+        with failing_together(state.strategy):
+            if self._is_chief:
+                CheckpointFolder(self.folder.checkpoints).remove_incomplete()
         check_shared(state.strategy, self.folder.path)  # other hosts wait here until the chief has cleaned up
         with failing_together(state.strategy):
             step = state.restore(self.folder)
-        self.history = History(self.folder, step, writes=self._is_chief)
-        if self._is_chief:
-            self.folder.forget_best_after(step)
-            if self.config.prefers_best and self.folder.find_best():
-                self.folder.best_checkpoint()  # raises now, not after the last step
+            self.history = History(self.folder, step, writes=self._is_chief)
+            if self._is_chief:
+                self.folder.forget_best_after(step)
+                if self.config.prefers_best and self.folder.find_best():
+                    self.folder.best_checkpoint()  # raises now, not after the last step
 
     def run(self) -> dict[str, Any]:
         """Runs the remaining steps, then evaluates and exports, unless the mode is train; returns the results.

@@ -21,6 +21,7 @@ from keras_efficientnet.optimizers import make_learning_rate, make_optimizer
 from keras_efficientnet.paths import without_wildcards
 from keras_efficientnet.runs import RunFolder, run_of_checkpoint
 from keras_efficientnet.training.devices import is_chief
+from keras_efficientnet.training.history import read_rows
 from keras_efficientnet.weights.loading import load_weights, resolve_weights
 
 # Options that must match: NETWORK to evaluate a checkpoint, NETWORK and TRAINING to resume.
@@ -159,7 +160,7 @@ class TrainState:
         Raises:
             OSError: the weights to start from do not exist, or could not be downloaded; or TensorFlow cannot read the
                 path of the run.
-            ValueError: the checkpoint or the weights are of another network.
+            ValueError: the checkpoint or the weights are of another network, or the checkpoints of the run are lost.
         """
         self._run, self._checkpoints = run, CheckpointFolder(run.checkpoints)
         with without_wildcards(run.checkpoints):
@@ -171,6 +172,7 @@ class TrainState:
                 self._checkpoint.restore(path).assert_consumed()
             self._fork_seeds()
             return self.step
+        run.check_untrained(max((row["step"] for row in read_rows(run.log)), default=0))
         if run.is_run():
             logging.warning(f"{run.path} holds a run without checkpoints: it starts again from step 0.")
         if self.config.weights:
@@ -207,6 +209,7 @@ class TrainState:
                 raise ValueError(divergence_message("network returns values that are not finite", self.step))
         if not is_chief(self.strategy):
             return
+        self._run.checkpoints.mkdir(parents=True, exist_ok=True)  # first: see `RunFolder.check_untrained`
         self._run.write_options(dataclasses.asdict(self.config))
         self._checkpoint.save_counter.assign_add(1)  # creates it: TensorFlow expects it in what it restores
         self._checkpoints.save(self.step, self.write, self.config.keep_checkpoints)
