@@ -36,8 +36,9 @@ class RejectedFileError(RuntimeError):
 def check_target(path: str | os.PathLike[str], overwrite: bool, is_ours: Callable[[Path], bool]) -> None:
     """Raises FileExistsError if `path` must not be overwritten.
 
-    Before that, removes the temporary files that killed processes left beside `path`, and puts back a folder that such
-    a process had moved away and not replaced. What a living process writes stays.
+    Before that, puts back a folder that a killed process had moved away and not replaced, and
+    removes the temporary files of such processes. What a living process writes stays; where there are no locks, so do
+    all temporary files.
 
     Args:
         path: a file or folder that may exist.
@@ -168,16 +169,27 @@ def _remove_leftovers(folder):
     names = {path: LEFTOVER.fullmatch(path.name) for path in folder.glob(f".*{UNFINISHED}")}
     for left, name in names.items():
         if name:
-            with contextlib.suppress(OSError), open(left / LOCK, "a") as held:  # OSError: locked, or of another user
-                lock(held, wait=False)
-                _remove_leftover(left, folder / name[1])
+            with contextlib.suppress(OSError), open(left / LOCK, "a") as held:  # OSError: of another user
+                _remove_leftover(left, folder / name[1], held)
 
 
-def _remove_leftover(left, target):
+def _remove_leftover(left, target, held):
+    """Puts back an old folder, and removes the temporary folder if a lock shows that its process has ended."""
+    try:
+        lock(held, wait=False)
+    except BlockingIOError:
+        return
+    except OSError:  # no locks: the process may live, so what it writes stays
+        _put_back(left, target)
+    else:
+        _put_back(left, target)
+        shutil.rmtree(left, ignore_errors=True)
+
+
+def _put_back(left, target):
     old = left / f"{target.name}.old"
     if old.exists() and not target.exists():
         os.replace(old, target)
-    shutil.rmtree(left, ignore_errors=True)
 
 
 def _find_shortage(error) -> str | None:
