@@ -33,6 +33,10 @@ class RejectedFileError(RuntimeError):
     """A file is not as good as required. Raised inside `replacing`, it keeps the file under `.rejected`."""
 
 
+class Terminated(KeyboardInterrupt):
+    """The process was asked to end, by a scheduler or a machine that shuts down. See `stop_on_signals`."""
+
+
 def check_target(path: str | os.PathLike[str], overwrite: bool, is_ours: Callable[[Path], bool]) -> None:
     """Raises FileExistsError if `path` must not be overwritten.
 
@@ -106,14 +110,18 @@ def replacing(
 
 
 def stop_on_signals() -> None:
-    """Lets SIGTERM and SIGHUP raise KeyboardInterrupt, as Ctrl-C does, so that temporary files are removed.
+    """Lets SIGTERM raise `Terminated` and SIGHUP KeyboardInterrupt, as Ctrl-C does: temporary files are removed.
 
     For scripts: a library leaves signals alone. An ignored signal stays ignored, as `nohup` needs it.
     """
-    for name in ("SIGTERM", "SIGHUP"):  # Windows has no SIGHUP
+    for name, handler in (("SIGTERM", _terminate), ("SIGHUP", signal.default_int_handler)):  # Windows has no SIGHUP
         number = getattr(signal, name, None)
         if number and signal.getsignal(number) == signal.SIG_DFL:
-            signal.signal(number, signal.default_int_handler)
+            signal.signal(number, handler)
+
+
+def _terminate(number, frame):
+    raise Terminated
 
 
 def write_bytes(path: Path, content: bytes) -> None:

@@ -81,6 +81,24 @@ def test_main_shows_a_warning_in_plain_words(flags, shown):
     assert re.fullmatch(shown, done.stderr)
 
 
+STOPPED = """
+import os, signal
+from absl import app
+import main
+main.preflight.check_run = lambda config: os.kill(os.getpid(), signal.SIGTERM)
+main.stop_on_signals()
+app.run(main.start, flags_parser=main.parse_flags)
+"""
+
+
+@pytest.mark.parametrize(("mode", "status"), [("train", 75), ("train_and_eval", 75), ("predict", 143)])
+def test_sigterm_outside_the_training_loop_says_whether_to_try_again(mode, status):
+    command = [sys.executable, "-c", STOPPED, f"--mode={mode}"] + ["--images=."] * (mode == "predict")
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (status, "")
+    assert done.stderr == "main.py: stopped by SIGTERM. The same command starts again or resumes.\n"
+
+
 def test_information_and_warnings_are_plain_lines(capsys):
     with warnings.catch_warnings(), plain_lines():
         warnings.simplefilter("always")
