@@ -2,6 +2,7 @@
 
 import logging
 import re
+import signal
 import subprocess
 import sys
 import warnings
@@ -58,6 +59,42 @@ def test_errors_are_shown_even_if_the_process_crashes(end):
     assert (done.returncode == 0) == (end == "exit")
     shown = done.stderr.replace("from Python\n", "", 1)
     assert shown == "".join(f"{line}\n" for line in ERRORS) + "no end of line"
+
+
+EXPORT = """
+import os, sys, time
+from keras_efficientnet import console
+opened = os.listdir("/dev/fd")
+for block in "abc":
+    with console.filtering_native_logs():
+        os.write(2, sys.argv[1].encode() + b"\\n" + block.encode() + b"\\n")
+assert os.listdir("/dev/fd") == opened
+with console.filtering_native_logs():
+    os.write(2, b"F0000 00:00:1 1 a.cc:35] The last words\\n")
+    os.abort()
+"""
+
+
+def test_a_block_shows_errors_even_if_the_process_crashes_in_it():
+    command = [sys.executable, "-c", EXPORT, INFORMATION[1]]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (-signal.SIGABRT, "")
+    assert done.stderr == "a\nb\nc\nF0000 00:00:1 1 a.cc:35] The last words\n"
+
+
+SECOND = """
+import os
+from keras_efficientnet import console
+console.filter_native_logs()
+pipe = os.fstat(2)
+with console.filtering_native_logs():
+    assert os.path.samestat(os.fstat(2), pipe)
+"""
+
+
+def test_a_block_in_a_script_that_filters_starts_no_second_filter():
+    done = subprocess.run([sys.executable, "-c", SECOND], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
 MAIN = """
