@@ -22,7 +22,7 @@ from absl import app, flags, logging
 
 from keras_efficientnet import console, preflight
 from keras_efficientnet.architectures import VARIANTS
-from keras_efficientnet.config import GROUPS, TrainConfig
+from keras_efficientnet.config import GROUPS, TOP, TrainConfig
 from keras_efficientnet.files import Terminated, stop_on_signals
 from keras_efficientnet.profiling import profile
 from keras_efficientnet.recipes import MEANINGS, make_config
@@ -62,7 +62,6 @@ REMOVED_FLAGS = {
     "export_to_tpu": "a SavedModel runs on a TPU as it is",
     "use_async_checkpointing": "was in tf.contrib, of TensorFlow 1",
 }
-TOP = 5  # classes of the top-5 accuracy, which is 100 % for up to five
 
 
 class Column(typing.NamedTuple):

@@ -86,7 +86,7 @@ def _can_filter() -> bool:
 
 
 def _start_filter() -> tuple["subprocess.Popen[bytes]", int]:
-    """Returns the process of a filter to which file descriptor 2 now leads, and the descriptor to which 2 led before."""
+    """Returns the process of a filter to which file descriptor 2 leads now, and a descriptor of where 2 led before."""
     screen = os.dup(2)
     command = [sys.executable, "-I", "-S", __file__]
     try:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from keras_efficientnet.datasets.sources import Seed, Source
-from keras_efficientnet.decoding import IMAGE_SUFFIXES
+from keras_efficientnet.paths import IMAGE_SUFFIXES, missing_class_folders
 
 SPLITS = {"train": ("train", "training"), "validation": ("validation", "valid", "val", "test")}
 SYSTEM_FILES = ("desktop.ini", "thumbs.db")  # written by Windows into any folder
@@ -118,7 +118,7 @@ def find_splits(folder: str) -> dict[str, ImageFiles]:
         ValueError: the folder has another layout, or a single class.
     """
     if not tf.io.gfile.isdir(folder):
-        raise FileNotFoundError(f"There is no folder {folder!r}. `data_dir` must be a folder with class folders.")
+        raise missing_class_folders(folder)
     train, validation = _find_split_folders(folder)
     if train is None and validation is not None:
         raise ValueError(f"{folder} has {validation}, but no folder train. Rename or create it.")
