@@ -22,8 +22,8 @@ from absl import app, flags, logging
 
 from keras_efficientnet import console, preflight
 from keras_efficientnet.architectures import VARIANTS
-from keras_efficientnet.config import GROUPS, TrainConfig
-from keras_efficientnet.files import stop_on_signals
+from keras_efficientnet.config import GROUPS, TOP, TrainConfig
+from keras_efficientnet.files import Terminated, stop_on_signals
 from keras_efficientnet.profiling import profile
 from keras_efficientnet.recipes import MEANINGS, make_config
 from keras_efficientnet.runs import Preempted, RunFolder
@@ -33,7 +33,9 @@ if typing.TYPE_CHECKING:
 
 FLAGS = flags.FLAGS
 NAMES = tuple(field.name for field in dataclasses.fields(TrainConfig))
+TRAINING_MODES = ("train", "train_and_eval")
 PREEMPTED = 75  # exit status "try again" (EX_TEMPFAIL of sysexits.h), after SIGTERM, Ctrl-C or the loss of a host
+TERMINATED = 128 + 15  # as of any process that ends by SIGTERM: modes without training
 DEFINE = {str: flags.DEFINE_string, int: flags.DEFINE_integer, float: flags.DEFINE_float, bool: flags.DEFINE_bool}
 NO_BIGTABLE = "TensorFlow no longer reads Cloud Bigtable: --data_dir takes gs://"
 
@@ -60,7 +62,6 @@ REMOVED_FLAGS = {
     "export_to_tpu": "a SavedModel runs on a TPU as it is",
     "use_async_checkpointing": "was in tf.contrib, of TensorFlow 1",
 }
-TOP = 5  # classes of the top-5 accuracy, which is 100 % for up to five
 
 
 class Column(typing.NamedTuple):
@@ -170,6 +171,9 @@ def main(arguments: list[str]) -> None:
     try:
         with show_lines():
             status = run(make_config(**given))
+    except Terminated:  # before the first step, or after the last: training answers the signal by `Preempted`
+        print("main.py: stopped by SIGTERM. The same command starts again or resumes.", file=sys.stderr)
+        sys.exit(PREEMPTED if FLAGS.mode in TRAINING_MODES else TERMINATED)
     except KeyboardInterrupt:
         sys.exit("main.py: stopped. The same command resumes from the latest checkpoint, if there is one.")
     except Preempted as error:

@@ -82,7 +82,8 @@ class CheckpointFolder:
         Args:
             step: of the checkpoint.
             write: writes a complete checkpoint or none to a path.
-            keep: number of checkpoints to keep. Later ones than `step` are damaged, and do not count.
+            keep: number of checkpoints to keep. Checkpoints after `step` are damaged leftovers; they are neither
+                counted nor removed.
         """
         write(str(self.path / f"ckpt-{step}"))
         self._write_state(step)

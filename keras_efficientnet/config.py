@@ -9,6 +9,7 @@ import re
 from typing import Any, TypeVar
 
 Value = TypeVar("Value")
+TOP = 5  # classes of the top-5 accuracy, which is 100 % for up to five classes
 
 GROUPS = {  # first option of a group -> name of the group
     "model_name": "The network",

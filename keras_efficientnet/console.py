@@ -12,10 +12,12 @@ import select
 import signal
 import subprocess
 import sys
+import threading
 import warnings
 from collections.abc import Iterator
 
 GPU_DEVICES = ("/dev/nvidiactl", "/dev/dxg")  # of NVIDIA's driver, on Linux and in WSL
+_FILTERING = threading.Lock()  # held while file descriptor 2 leads to a filter
 
 
 def has_gpu() -> bool:
@@ -50,22 +52,55 @@ def filter_native_logs() -> None:
     not pass through it. Call this before TensorFlow is imported; without it, TensorFlow shows all of its lines.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    if os.name == "nt" or sys.stderr is None:
+    if not _can_filter() or not _FILTERING.acquire(blocking=False):
         return
     with contextlib.suppress(OSError):  # too many processes or files: then nothing is hidden
-        screen = os.dup(2)
-        command = [sys.executable, "-I", "-S", __file__]
-        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=screen, start_new_session=True)
-        pipe = process.stdin.fileno()  # type: ignore[union-attr]
-        os.dup2(pipe, 2)
-        process.stdin.close()  # type: ignore[union-attr]
+        process, screen = _start_filter()
         encoding, errors = sys.stderr.encoding, sys.stderr.errors
         sys.stderr = open(screen, "w", buffering=1, encoding=encoding, errors=errors, closefd=False)
         atexit.register(_stop_filter, process, screen)
 
 
+@contextlib.contextmanager
+def filtering_native_logs() -> Iterator[None]:
+    """Does what `filter_native_logs` does, with Python's own stderr too, while the block runs.
+
+    Only one block at a time does so, as all threads share the descriptor of stderr; none does in a process that called
+    `filter_native_logs`.
+    """
+    if not _can_filter() or not _FILTERING.acquire(blocking=False):
+        yield
+        return
+    with contextlib.ExitStack() as stack:
+        stack.callback(_FILTERING.release)
+        with contextlib.suppress(OSError):  # as above, or a program without stderr
+            process, screen = _start_filter()
+            stack.callback(os.close, screen)
+            stack.callback(_stop_filter, process, screen)
+        yield
+
+
+def _can_filter() -> bool:
+    """Returns whether Python can be started beside this process. In a frozen program, that would start the program."""
+    return os.name != "nt" and sys.stderr is not None and bool(sys.executable) and not getattr(sys, "frozen", False)
+
+
+def _start_filter() -> tuple["subprocess.Popen[bytes]", int]:
+    """Returns the process of a filter to which file descriptor 2 leads now, and a descriptor of where 2 led before."""
+    screen = os.dup(2)
+    command = [sys.executable, "-I", "-S", __file__]
+    try:
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=screen, start_new_session=True)
+    except BaseException:
+        os.close(screen)
+        raise
+    os.dup2(process.stdin.fileno(), 2)  # type: ignore[union-attr]
+    process.stdin.close()  # type: ignore[union-attr]
+    return process, screen
+
+
 def _stop_filter(process: "subprocess.Popen[bytes]", screen: int) -> None:
-    """Shows the last lines before the process ends; child processes that go on keep the filter."""
+    """Shows the last lines before this process goes on or ends; child processes that go on keep the filter."""
     os.dup2(screen, 2)
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(timeout=1)

@@ -8,8 +8,6 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
-# of files that can be decoded; case is ignored
-IMAGE_SUFFIXES = (".bmp", ".dib", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".png", ".webp")
 MAX_PIXELS = 2**27  # 400 MB of RGB; a file of a few hundred kB may have many more
 LONGEST = 1 << 30  # bytes: to the end of any file
 TOO_LARGE = f"more than the {MAX_PIXELS:,} that are decoded: scale it down"
@@ -24,7 +22,7 @@ UNCOMPRESSED, MASKED = 0, 3  # `compression` in the header of a BMP
 EXTENSION, FRAME = 0x21, 0x2C  # first byte of a block of a GIF
 GRAPHIC_CONTROL = 0xF9  # second byte of the extension that states the transparent colour
 ANIMATION = 0x02  # flag in the header of an extended WebP
-# a call of one node: the nodes of a branch that is not taken cost time too
+# Wraps a decoder in one call node: TensorFlow also spends time on the nodes of branches that are not taken.
 separate = tf.function(
     input_signature=[tf.TensorSpec((), tf.string)], autograph=False, experimental_attributes={"_noinline": True}
 )

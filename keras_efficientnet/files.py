@@ -33,11 +33,16 @@ class RejectedFileError(RuntimeError):
     """A file is not as good as required. Raised inside `replacing`, it keeps the file under `.rejected`."""
 
 
+class Terminated(KeyboardInterrupt):
+    """The process was asked to end, by a scheduler or a machine that shuts down. See `stop_on_signals`."""
+
+
 def check_target(path: str | os.PathLike[str], overwrite: bool, is_ours: Callable[[Path], bool]) -> None:
     """Raises FileExistsError if `path` must not be overwritten.
 
-    Before that, removes the temporary files that killed processes left beside `path`, and puts back a folder that such
-    a process had moved away and not replaced. What a living process writes stays.
+    Before that, puts back a folder that a killed process had moved away and not replaced, and
+    removes the temporary files of such processes. What a living process writes stays; where there are no locks, so do
+    all temporary files.
 
     Args:
         path: a file or folder that may exist.
@@ -105,14 +110,18 @@ def replacing(
 
 
 def stop_on_signals() -> None:
-    """Lets SIGTERM and SIGHUP raise KeyboardInterrupt, as Ctrl-C does, so that temporary files are removed.
+    """Lets SIGTERM raise `Terminated` and SIGHUP KeyboardInterrupt, as Ctrl-C does: temporary files are removed.
 
     For scripts: a library leaves signals alone. An ignored signal stays ignored, as `nohup` needs it.
     """
-    for name in ("SIGTERM", "SIGHUP"):  # Windows has no SIGHUP
+    for name, handler in (("SIGTERM", _terminate), ("SIGHUP", signal.default_int_handler)):  # Windows has no SIGHUP
         number = getattr(signal, name, None)
         if number and signal.getsignal(number) == signal.SIG_DFL:
-            signal.signal(number, signal.default_int_handler)
+            signal.signal(number, handler)
+
+
+def _terminate(number, frame):
+    raise Terminated
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -168,16 +177,27 @@ def _remove_leftovers(folder):
     names = {path: LEFTOVER.fullmatch(path.name) for path in folder.glob(f".*{UNFINISHED}")}
     for left, name in names.items():
         if name:
-            with contextlib.suppress(OSError), open(left / LOCK, "a") as held:  # OSError: locked, or of another user
-                lock(held, wait=False)
-                _remove_leftover(left, folder / name[1])
+            with contextlib.suppress(OSError), open(left / LOCK, "a") as held:  # OSError: of another user
+                _remove_leftover(left, folder / name[1], held)
 
 
-def _remove_leftover(left, target):
+def _remove_leftover(left, target, held):
+    """Puts back an old folder, and removes the temporary folder if a lock shows that its process has ended."""
+    try:
+        lock(held, wait=False)
+    except BlockingIOError:
+        return
+    except OSError:  # no locks: the process may live, so what it writes stays
+        _put_back(left, target)
+    else:
+        _put_back(left, target)
+        shutil.rmtree(left, ignore_errors=True)
+
+
+def _put_back(left, target):
     old = left / f"{target.name}.old"
     if old.exists() and not target.exists():
         os.replace(old, target)
-    shutil.rmtree(left, ignore_errors=True)
 
 
 def _find_shortage(error) -> str | None:

@@ -7,6 +7,9 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+IMAGE_FORMATS = "JPEG, PNG, GIF, BMP or WebP"  # that can be decoded
+# of files that can be decoded; case is ignored
+IMAGE_SUFFIXES = (".bmp", ".dib", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".png", ".webp")
 LONGEST_PATH = 4096  # characters, on Linux
 TENSORFLOW_WILDCARDS = frozenset("*?[") if os.sep == "\\" else frozenset("*?[\\")
 
@@ -84,3 +87,35 @@ def _find_literal(text):
         if os.path.exists(path) or (end > 0 and os.path.isdir(path[:end])):
             return path
     return None
+
+
+def missing_records(folder: str, split: str, *, is_folder: bool) -> FileNotFoundError:
+    """Returns the error of a search for TFRecords that found none; `is_folder` says whether the folder exists."""
+    absent = "" if is_folder else " There is no such folder."
+    return FileNotFoundError(
+        f"No files {split}-* in {folder!r}.{absent} `data_dir` must be a folder of TFRecords named "
+        "train-00000-of-01024, ..., validation-00000-of-00128, ... (any number of them). For a folder of class "
+        "folders, set `dataset=folder`."
+    )
+
+
+def missing_class_folders(folder: str) -> FileNotFoundError:
+    """Returns the error of a search for class folders in a folder that does not exist."""
+    return FileNotFoundError(f"There is no folder {folder!r}. `data_dir` must be a folder with class folders.")
+
+
+def missing_images(path: str) -> FileNotFoundError:
+    """Returns the error of a search for image files that found none at a path."""
+    return FileNotFoundError(
+        f"No image files at {path!r}. `images` must be image files, folders of them ({', '.join(IMAGE_SUFFIXES)}) or "
+        "patterns like dir/*.jpg, separated by commas."
+    )
+
+
+def missing_weights(path: str | os.PathLike[str]) -> FileNotFoundError:
+    """Returns the error of a search for weights that found none at a path."""
+    return FileNotFoundError(
+        "`weights` must be None or the path of a TensorFlow checkpoint, a run folder, a keras-hub preset or a "
+        ".weights.h5, .h5, .keras, .safetensors or .pth file, or the name of published weights. "
+        f"There is no file {str(path)!r}."
+    )

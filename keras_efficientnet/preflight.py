@@ -15,7 +15,13 @@ from keras_efficientnet.checkpoint_folder import CheckpointFolder
 from keras_efficientnet.config import TrainConfig
 from keras_efficientnet.files import check_target
 from keras_efficientnet.labels import read_labels
-from keras_efficientnet.paths import split_paths
+from keras_efficientnet.paths import (
+    missing_class_folders,
+    missing_images,
+    missing_records,
+    missing_weights,
+    split_paths,
+)
 from keras_efficientnet.runs import RunFolder
 from keras_efficientnet.weights import pretrained
 
@@ -98,10 +104,8 @@ def _check_data_dir(config):
     if folder is None or kind not in (*DATASETS, *UNPUBLISHED) or _exists(folder):
         return
     if kind == "records":
-        raise FileNotFoundError(
-            f"No files train-* in {folder!r}. There is no such folder: `data_dir` must be a folder of TFRecords."
-        )
-    raise FileNotFoundError(f"There is no folder {folder!r}. `data_dir` must be a folder with class folders.")
+        raise missing_records(folder, "train", is_folder=False)
+    raise missing_class_folders(folder)
 
 
 def _exists(path):
@@ -113,10 +117,7 @@ def check_images(images: str) -> None:
     """Raises FileNotFoundError if a file or folder in a list of image files, folders and patterns does not exist."""
     for path in split_paths(images):
         if not _exists(path) and not set(path) & set("*?["):
-            raise FileNotFoundError(
-                f"No image files at {path!r}. `images` must be image files, folders of them or patterns like "
-                "dir/*.jpg, separated by commas."
-            )
+            raise missing_images(path)
 
 
 def check_weights(weights: str, model_name: str | None) -> None:
@@ -133,10 +134,7 @@ def check_weights(weights: str, model_name: str | None) -> None:
     """
     if not pretrained.is_name(weights):
         if not _exists(weights) and not _exists(f"{weights}.index"):
-            raise FileNotFoundError(
-                "`weights` must be None or the path of a weights file or run folder, or the name of published weights. "
-                f"There is no file {weights!r}."
-            )
+            raise missing_weights(weights)
         return
     if model_name is None:
         model_name = pretrained.KEYS[weights].variant if weights in pretrained.KEYS else None

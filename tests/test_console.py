@@ -2,6 +2,7 @@
 
 import logging
 import re
+import signal
 import subprocess
 import sys
 import warnings
@@ -60,6 +61,42 @@ def test_errors_are_shown_even_if_the_process_crashes(end):
     assert shown == "".join(f"{line}\n" for line in ERRORS) + "no end of line"
 
 
+EXPORT = """
+import os, sys, time
+from keras_efficientnet import console
+opened = os.listdir("/dev/fd")
+for block in "abc":
+    with console.filtering_native_logs():
+        os.write(2, sys.argv[1].encode() + b"\\n" + block.encode() + b"\\n")
+assert os.listdir("/dev/fd") == opened
+with console.filtering_native_logs():
+    os.write(2, b"F0000 00:00:1 1 a.cc:35] The last words\\n")
+    os.abort()
+"""
+
+
+def test_a_block_shows_errors_even_if_the_process_crashes_in_it():
+    command = [sys.executable, "-c", EXPORT, INFORMATION[1]]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (-signal.SIGABRT, "")
+    assert done.stderr == "a\nb\nc\nF0000 00:00:1 1 a.cc:35] The last words\n"
+
+
+SECOND = """
+import os
+from keras_efficientnet import console
+console.filter_native_logs()
+pipe = os.fstat(2)
+with console.filtering_native_logs():
+    assert os.path.samestat(os.fstat(2), pipe)
+"""
+
+
+def test_a_block_in_a_script_that_filters_starts_no_second_filter():
+    done = subprocess.run([sys.executable, "-c", SECOND], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
 MAIN = """
 import logging
 from absl import app
@@ -79,6 +116,24 @@ app.run(main.start, flags_parser=main.parse_flags)
 def test_main_shows_a_warning_in_plain_words(flags, shown):
     done = subprocess.run([sys.executable, "-c", MAIN, *flags], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert re.fullmatch(shown, done.stderr)
+
+
+STOPPED = """
+import os, signal
+from absl import app
+import main
+main.preflight.check_run = lambda config: os.kill(os.getpid(), signal.SIGTERM)
+main.stop_on_signals()
+app.run(main.start, flags_parser=main.parse_flags)
+"""
+
+
+@pytest.mark.parametrize(("mode", "status"), [("train", 75), ("train_and_eval", 75), ("predict", 143)])
+def test_sigterm_outside_the_training_loop_says_whether_to_try_again(mode, status):
+    command = [sys.executable, "-c", STOPPED, f"--mode={mode}"] + ["--images=."] * (mode == "predict")
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (status, "")
+    assert done.stderr == "main.py: stopped by SIGTERM. The same command starts again or resumes.\n"
 
 
 def test_information_and_warnings_are_plain_lines(capsys):

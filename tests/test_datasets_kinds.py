@@ -111,6 +111,19 @@ def test_class_may_be_called_like_a_split(tmp_path, word):
     assert count_classes(tmp_path) == {"bus": 9, "car": 9, word: 9}
 
 
+def test_a_stray_image_and_a_folder_of_samples_do_not_make_train_a_class(tmp_path):
+    write_folder(tmp_path / "train", ["ant", "bee"], 2)
+    write_folder(tmp_path / "val", ["ant", "bee"], 1)
+    write_folder(tmp_path, ["samples"], 3)
+    (tmp_path / "train/stray.jpg").write_bytes(jpeg())
+    assert count_classes(tmp_path) == {"ant": 2, "bee": 2}
+
+
+def test_folders_are_found_where_names_of_folders_end_without_a_slash(tmp_path):
+    write_folder(tmp_path, ["ant", "bee.v2"], 10)
+    assert count_classes(f"file://{tmp_path}") == {"ant": 9, "bee.v2": 9}
+
+
 def test_classes_may_be_called_train_and_test(tmp_path):
     write_folder(tmp_path, ["train", "test"], 10)
     assert count_classes(tmp_path) == {"train": 9, "test": 9}

@@ -9,7 +9,7 @@ import sys
 import pytest
 from conftest import ROOT
 
-from keras_efficientnet import files
+from keras_efficientnet import files, locks
 
 WRITER = """
 import sys, time
@@ -130,6 +130,15 @@ def test_a_folder_that_was_moved_away_and_not_replaced_comes_back(target):
     with pytest.raises(FileExistsError, match="exists"):
         files.check_target(target, False, type(target).is_dir)
     assert (target / "one").read_text() == "old" and names(target.parent) == [target.name]
+
+
+def test_without_locks_too_and_then_what_another_writes_stays(target, monkeypatch):
+    subprocess.run([sys.executable, "-c", GAP, str(target)], cwd=ROOT)
+    (left,) = names(target.parent)
+    monkeypatch.setattr(locks, "fcntl", None)  # as on Windows
+    files.check_target(target, True, is_ours=type(target).is_dir)
+    assert (target / "one").read_text() == "old" and names(target.parent) == [left, target.name]
+    assert (target.parent / left / target.name / "one").read_text() == "new"
 
 
 @pytest.mark.parametrize(

@@ -10,9 +10,12 @@ import pytest
 
 from keras_efficientnet import preflight
 from keras_efficientnet.architectures import VARIANTS, official_name
+from keras_efficientnet.datasets import class_folders, records
 from keras_efficientnet.datasets.transfer import TRANSFER
+from keras_efficientnet.evaluation import predictions
 from keras_efficientnet.export import weight_files
 from keras_efficientnet.recipes import make_config
+from keras_efficientnet.weights.readers.dispatch import open_weights
 
 ROOT = Path(__file__).parent.parent
 HIDE = """
@@ -133,6 +136,21 @@ def test_valid_options_pass(options, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "folders").mkdir()
     preflight.check_run(make_config(**options))
+
+
+def message(function, *arguments):
+    with pytest.raises(FileNotFoundError) as caught:
+        function(*arguments)
+    return str(caught.value)
+
+
+def test_what_is_missing_is_named_in_the_words_of_the_library(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run = preflight.check_run
+    assert message(preflight.check_images, "a.jpg") == message(predictions.find_images, "a.jpg")
+    assert message(preflight.check_weights, "a.h5", None) == message(open_weights(Path("a.h5")).__enter__)
+    assert message(run, make_config(data_dir="a")) == message(records.find_files, "a", "train")
+    assert message(run, make_config(dataset="folder", data_dir="a")) == message(class_folders.find_splits, "a")
 
 
 def test_the_endings_of_weights_files_are_known():

@@ -124,7 +124,7 @@ def test_broken_image_is_named_and_no_incomplete_file_is_left(tmp_path, damage):
     write_folder(tmp_path / "in", ["a", "b"], 10)
     path = tmp_path / "in/b/003.jpg"
     path.write_bytes(damage(path.read_bytes()))
-    with pytest.raises(ValueError, match="in/b/003.jpg holds no valid JPEG, PNG, WebP or BMP"):
+    with pytest.raises(ValueError, match="in/b/003.jpg holds no valid JPEG, PNG, GIF, BMP or WebP"):
         shards.write_records(str(tmp_path / "in"), str(tmp_path / "out"), processes=1)
     assert not list((tmp_path / "out").glob("train-*"))
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from keras_efficientnet.datasets.sources import Seed, Source
-from keras_efficientnet.decoding import IMAGE_SUFFIXES
+from keras_efficientnet.paths import IMAGE_SUFFIXES, missing_class_folders
 
 SPLITS = {"train": ("train", "training"), "validation": ("validation", "valid", "val", "test")}
 SYSTEM_FILES = ("desktop.ini", "thumbs.db")  # written by Windows into any folder
@@ -97,13 +97,19 @@ def _count_images(folder: str) -> int:
 def _scan(folder: str) -> tuple[list[str], list[str]]:
     """Returns the sorted names of the folders and of the files in a folder."""
     if "://" in folder:
-        names = tf.io.gfile.listdir(folder)  # the names of remote folders end with a slash
-        entries = {name.rstrip("/"): name.endswith("/") for name in names}
+        names = tf.io.gfile.listdir(folder)
+        entries = {name.rstrip("/"): _is_remote_folder(folder, name) for name in names}
     else:
         with os.scandir(folder) as found:
             entries = {entry.name: entry.is_dir() for entry in found}
     ordered = sorted(entries)
     return [name for name in ordered if entries[name]], [name for name in ordered if not entries[name]]
+
+
+def _is_remote_folder(parent: str, name: str) -> bool:
+    """The names of folders end with a slash, but not on every file system."""
+    may_be_folder = not name.lower().endswith(IMAGE_SUFFIXES)
+    return name.endswith("/") or (may_be_folder and tf.io.gfile.isdir(os.path.join(parent, name)))
 
 
 def find_splits(folder: str) -> dict[str, ImageFiles]:
@@ -118,7 +124,7 @@ def find_splits(folder: str) -> dict[str, ImageFiles]:
         ValueError: the folder has another layout, or a single class.
     """
     if not tf.io.gfile.isdir(folder):
-        raise FileNotFoundError(f"There is no folder {folder!r}. `data_dir` must be a folder with class folders.")
+        raise missing_class_folders(folder)
     train, validation = _find_split_folders(folder)
     if train is None and validation is not None:
         raise ValueError(f"{folder} has {validation}, but no folder train. Rename or create it.")
@@ -140,9 +146,10 @@ def _find_split_folders(folder: str) -> tuple[str | None, str | None]:
     are_classes = any(any(map(_is_image, _scan(os.path.join(folder, name))[1])) for name in others)
 
     def is_split(path: str) -> bool:
-        """A split has class folders; a class has images, and may have folders beside them."""
+        """A split has class folders; a class has images, and may have folders with fewer images beside them."""
         inner, files = _scan(path)
-        return not any(map(_is_image, files)) or (bool(inner) and not are_classes)
+        images = sum(map(_is_image, files))
+        return not images or (bool(inner) and (not are_classes or _count_images(path) > 2 * images))
 
     found: dict[str, str | None] = {}
     for split, wanted in SPLITS.items():

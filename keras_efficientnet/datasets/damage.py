@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from keras_efficientnet.datasets.sources import Source
 from keras_efficientnet.decoding import decode, find_fault, is_too_large
+from keras_efficientnet.paths import IMAGE_FORMATS
 
 ERRORS = (  # raised by a pipeline for broken data
     tf.errors.InvalidArgumentError,
@@ -152,7 +153,7 @@ def describe(source: Source, name: tf.Tensor, *item: tf.Tensor) -> tf.Tensor:
         ),
         (fault == "", fault),
         (~_attempt(lambda: is_corrupt(data), fallback=tf.constant(False)), "holds a corrupt JPEG"),
-        (_decodes(data), "holds no image that can be decoded: JPEG, PNG, GIF, BMP or WebP"),
+        (_decodes(data), f"holds no image that can be decoded: {IMAGE_FORMATS}"),
     )
     problem = tf.constant("")
     for passed, message in reversed(checks):

@@ -16,6 +16,7 @@ import tensorflow as tf
 from keras_efficientnet.config import TrainConfig
 from keras_efficientnet.datasets.sources import Seed, Source, shuffle
 from keras_efficientnet.labels import read_labels
+from keras_efficientnet.paths import missing_records
 
 FEATURES = {
     "image/encoded": tf.io.FixedLenFeature((), tf.string),
@@ -44,11 +45,7 @@ def find_files(folder: str, split: str) -> list[str]:
     """
     shards = [match for match in _find_shards(folder) if match["split"] == split]
     if not shards:
-        raise FileNotFoundError(
-            f"No files {split}-* in {folder!r}. `data_dir` must be a folder of TFRecords named "
-            "train-00000-of-01024, ..., validation-00000-of-00128, ... (any number of them). For a folder of class "
-            "folders, set `dataset=folder`."
-        )
+        raise missing_records(folder, split, is_folder=tf.io.gfile.isdir(folder))
     _check_complete(folder, shards)
     return [os.path.join(folder, match.string) for match in shards]
 

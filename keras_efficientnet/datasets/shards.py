@@ -27,6 +27,7 @@ from keras_efficientnet.datasets.damage import is_corrupt
 from keras_efficientnet.datasets.records import FIRST_LABEL, LABEL_FILE, holds_records
 from keras_efficientnet.files import replacing, stop_on_signals
 from keras_efficientnet.labels import check_names
+from keras_efficientnet.paths import IMAGE_FORMATS
 
 IMAGES_PER_FILE = {"train": 1252, "validation": 391}  # at most; gives ImageNet its 1024 and 128 files
 QUALITY = 100  # of the JPEGs that replace other formats
@@ -199,7 +200,7 @@ def to_record(path: str, label: int, name: str, keep_png: bool = False) -> bytes
     try:
         data, height, width = (data, *_decoder()(data)[0].shape[:2]) if keeps else _to_jpeg(data)
     except tf.errors.InvalidArgumentError as error:
-        fault = decoding.explain(data) or "holds no valid JPEG, PNG, WebP or BMP"
+        fault = decoding.explain(data) or f"holds no valid {IMAGE_FORMATS}"
         raise ValueError(f"{path} {fault}. Repair or remove it.") from error
     features = {
         "image/class/label": label + FIRST_LABEL,

@@ -8,7 +8,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-TOP = 5  # classes of the top-5 accuracy, which is 100 % for up to five classes
+from keras_efficientnet.config import TOP
+
 CALIBRATION_BINS = 15  # of the confidence; Guo et al. 2017, table 1
 
 

@@ -9,8 +9,8 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from keras_efficientnet.decoding import IMAGE_SUFFIXES, explain
-from keras_efficientnet.paths import split_paths
+from keras_efficientnet.decoding import explain
+from keras_efficientnet.paths import IMAGE_SUFFIXES, missing_images, split_paths
 
 
 class Prediction(NamedTuple):
@@ -35,10 +35,7 @@ def find_images(paths: str) -> list[str]:
     for path in split_paths(paths):
         found = _find(path)
         if not found:
-            raise FileNotFoundError(
-                f"No image files at {path!r}. `images` must be image files, folders of them "
-                f"({', '.join(IMAGE_SUFFIXES)}) or patterns like dir/*.jpg, separated by commas."
-            )
+            raise missing_images(path)
         files += found
     return list(dict.fromkeys(files))
 

@@ -3,8 +3,6 @@
 import contextlib
 import logging
 import os
-import tempfile
-import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +11,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_efficientnet.console import has_gpu, make_noise_pattern
+from keras_efficientnet.console import filtering_native_logs
 from keras_efficientnet.labels import check_names
 from keras_efficientnet.preflight import missing_model
 from keras_efficientnet.runs import RunFolder
@@ -22,7 +20,6 @@ from keras_efficientnet.weights.readers.hdf5 import check_model_file
 from keras_efficientnet.weights.readers.lazy_array import MAX_REASON
 
 KERAS_ENDINGS = (".keras", ".h5", ".hdf5")
-_FILTERING = threading.Lock()
 MODEL_FILES = (b"PK\x03\x04", b"\x89HDF")  # how files start that models are exported from: .keras (a zip), HDF5
 
 
@@ -165,36 +162,7 @@ def suppress_info_logs() -> Iterator[None]:
     before = logging.root.manager.disable
     logging.disable(max(before, logging.INFO))
     try:
-        with _filter_stderr():
+        with filtering_native_logs():
             yield
     finally:
         logging.disable(before)
-
-
-@contextlib.contextmanager
-def _filter_stderr() -> Iterator[None]:
-    """Holds back what is written to file descriptor 2, and then writes it without the information of C++ libraries.
-
-    Only one block at a time does so, as all threads share the descriptor.
-    """
-    if not _FILTERING.acquire(blocking=False):
-        yield
-        return
-    with contextlib.ExitStack() as stack:
-        stack.callback(_FILTERING.release)
-        try:
-            held, stderr = stack.enter_context(tempfile.TemporaryFile()), os.dup(2)
-        except OSError:  # a full disk, or a program without stderr: nothing is filtered
-            yield
-            return
-        stack.callback(os.close, stderr)
-        os.dup2(held.fileno(), 2)
-        try:
-            yield
-        finally:
-            os.dup2(stderr, 2)
-            noise = make_noise_pattern(has_gpu())
-            held.seek(0)
-            for line in held:
-                if not noise.match(line):
-                    os.write(2, line)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import tensorflow as tf
 
-from keras_efficientnet.evaluation.metrics import TOP
+from keras_efficientnet.config import TOP
 from keras_efficientnet.files import save_figure, write_text
 from keras_efficientnet.paths import naming_file
 from keras_efficientnet.runs import RunFolder

@@ -9,9 +9,8 @@ import tensorflow as tf
 from tqdm import tqdm
 
 from keras_efficientnet import console
-from keras_efficientnet.config import TrainConfig
+from keras_efficientnet.config import TOP, TrainConfig
 from keras_efficientnet.datasets import Data
-from keras_efficientnet.evaluation.metrics import TOP
 from keras_efficientnet.profiling import profile
 from keras_efficientnet.runs import RunFolder
 from keras_efficientnet.training.devices import count_hosts

@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from keras_efficientnet.paths import missing_weights
 from keras_efficientnet.weights.readers.checkpoints import open_checkpoint
 from keras_efficientnet.weights.readers.hdf5 import open_h5, open_preset
 from keras_efficientnet.weights.readers.lazy_array import LazyArray
@@ -33,10 +34,7 @@ def open_weights(path: Path, *, average: bool = True) -> Iterator[dict[str, Lazy
         elif prefix := find_prefix(path):
             arrays = stack.enter_context(open_checkpoint(prefix, average=average))
         elif not path.is_file():
-            raise FileNotFoundError(
-                "`weights` must be None or the path of a TensorFlow checkpoint, a run folder, a keras-hub preset or "
-                f"a .weights.h5, .h5, .keras, .safetensors or .pth file. There is no file {str(path)!r}."
-            )
+            raise missing_weights(path)
         elif path.suffix == ".safetensors":
             arrays = stack.enter_context(open_safetensors(path))
         elif path.suffix in PTH_ENDINGS:
