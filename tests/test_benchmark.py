@@ -96,6 +96,7 @@ print(tf.config.threading.get_intra_op_parallelism_threads(), tf.config.threadin
     assert run_python(code).split() == [str(threads)] * 2
 
 
+@pytest.mark.slow
 def test_a_larger_network_takes_longer(files, tmp_path, tiny):
     export.to_tflite(make_model(tiny, classes=10, input_shape=(96, 96, 3)), tmp_path / "large.tflite")
     small, large = timing.measure(
@@ -242,6 +243,7 @@ def test_formats_are_compared_side_by_side_and_the_fastest_is_marked():
     assert latencies.side_by_side(rows[2:]) == []
 
 
+@pytest.mark.slow
 def test_the_example_with_files_runs_as_printed(files, tmp_path):
     (tmp_path / "export").symlink_to(ROOT / "export")
     for name in ("float32.tflite", "model.onnx"):

@@ -205,7 +205,10 @@ def test_published_weights_keep_their_normalisation(converted, monkeypatch, tmp_
     [
         ("--weights=tiny.safetensors --output=tiny.safetensors", "tiny.safetensors exists. Choose another path"),
         ("--weights=bad.pth --output=new.keras", "bad.pth is not a complete .pth file"),
-        ("--weights=absent.h5 --output=new.keras", "`weights` must be None or the path of"),
+        (
+            "--weights=absent.h5 --output=new.keras",
+            "`weights` must be None, the name of published weights, or the path of",
+        ),
         ("--weights=tiny.safetensors --output=new.keras", "tiny.safetensors does not match efficientnet-b0. "),
         ("--weights=tiny.safetensors --output=new.pth", "`output` must end in .weights.h5"),
         ("--weights=noisy --output=new", "There are no weights 'noisy' of efficientnet-b0. Choose one of: 'noisy-st"),

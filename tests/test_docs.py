@@ -225,8 +225,8 @@ def workplace(tmp_path, monkeypatch, tiny):
 
 
 def python_pages():
-    """Pages with Python; the two that train and export full networks are slow."""
-    slow = ("README.md", "docs/export.md")
+    """Pages with Python; those that build, train or export full networks are slow."""
+    slow = ("README.md", "docs/export.md", "docs/models.md")
     pages = [page for page in PAGES if fenced(page, "python")]
     return [pytest.param(page, marks=[pytest.mark.slow] if page_id(page) in slow else []) for page in pages]
 

@@ -71,6 +71,7 @@ def test_the_script_uses_labels_and_resizing_of_the_run(small, tmp_path):
     assert outputs["top_5_labels"][0, 0] == digits[expected.argmax()].encode()
 
 
+@pytest.mark.slow
 def test_the_script_writes_a_feature_vector(small, tmp_path):
     small.save(tmp_path / "model.keras")
     (tmp_path / "labels.txt").write_text("".join(f"{label}\n" for label in LABELS))

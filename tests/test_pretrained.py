@@ -240,6 +240,7 @@ def test_an_interrupted_download_from_the_hub_resumes(server, fetch):
     assert [method for method, _, _ in server.requests].count("GET") == 2
 
 
+@pytest.mark.slow
 def test_a_download_from_the_hub_that_never_completes_leaves_no_file(server, fetch, tmp_path):
     server.cuts = [40_000] * 40
     kind, message = fetch(HF_ENDPOINT=server.url)
