@@ -115,6 +115,6 @@ def missing_images(path: str) -> FileNotFoundError:
 def missing_weights(path: str | os.PathLike[str]) -> FileNotFoundError:
     """Returns the error of a search for weights that found none at a path."""
     return FileNotFoundError(
-        "`weights` must be None, the name of published weights, or the path of a TensorFlow checkpoint, a run folder, a "
-        f"keras-hub preset or a .weights.h5, .h5, .keras, .safetensors or .pth file. There is no file {str(path)!r}."
+        "`weights` must be None, the name of published weights, or the path of a TensorFlow checkpoint, a run folder, "
+        f"a keras-hub preset or a .weights.h5, .h5, .keras, .safetensors or .pth file. There is no file {str(path)!r}."
     )
