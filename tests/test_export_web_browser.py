@@ -58,9 +58,9 @@ class Handler(http.server.SimpleHTTPRequestHandler):
 
 
 @pytest.fixture(scope="module")
-def model(tiny):
+def model(tiny_b0):
     keras.utils.set_random_seed(1)
-    model = enliven(make_model(tiny, classes=10))
+    model = enliven(make_model(tiny_b0, classes=10))
     kernel = model.get_layer("predictions").kernel
     kernel.assign(kernel / 6)  # else one class has all the probability
     return model
