@@ -3,6 +3,8 @@
 import os
 
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"  # read when TensorFlow is imported
+# oneDNN is on by itself on some processors only: off, tests compute the same on all, and small graphs start sooner
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
 # the user's proxy does not reach the servers that tests start here
 os.environ.update(NO_PROXY="127.0.0.1,localhost", no_proxy="127.0.0.1,localhost")
 # tests choose the backend, and give folders of their own to what downloads
@@ -17,10 +19,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-import keras
 import numpy as np
 import pytest
-import tensorflow as tf
 from support.runs import SHORT, know_short_network, skip_graph_optimizers
 
 from keras_efficientnet.architectures import STAGES, Variant
@@ -30,17 +30,34 @@ GOLDEN = Path(__file__).parent / "golden"
 SAMPLE = ROOT / "keras_efficientnet/data/sample"
 TINY = SHORT._replace(width=0.25, depth=0.5, resolution=32)
 
-# two replicas for tf.distribute.MirroredStrategy; must come before anything touches a device
-tf.config.set_logical_device_configuration(
-    tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
-)
+# Few tests that take long: a process that gets them last runs alone
+FIRST = ("test_hosts.py", "test_main.py", "test_training.py", "test_backends.py")
 
-# Most of the time goes into building graphs of networks that run for milliseconds:
-gc.freeze()  # the imports' objects are never garbage
-gc.set_threshold(100_000, 50, 100)  # graphs are many objects; Keras's default threshold of 700 visits them all the time
-keras.config.disable_traceback_filtering()
-tf.debugging.disable_traceback_filtering()
-skip_graph_optimizers()
+
+def pytest_configure(config):
+    """Prepares the processes that run tests: with `-n 2` the first one only hands them out."""
+    if hasattr(config, "workerinput") or not config.getoption("numprocesses", None):
+        prepare_process()
+
+
+def prepare_process():
+    import keras
+    import tensorflow as tf
+
+    # two replicas for tf.distribute.MirroredStrategy; must come before anything touches a device
+    tf.config.set_logical_device_configuration(
+        tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
+    )
+    # Most of the time goes into building graphs of networks that run for milliseconds:
+    gc.freeze()  # the imports' objects are never garbage
+    gc.set_threshold(100_000, 50, 100)  # graphs are many objects, which Keras's default threshold of 700 visits often
+    keras.config.disable_traceback_filtering()
+    tf.debugging.disable_traceback_filtering()
+    skip_graph_optimizers()
+
+
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: item.path.name not in FIRST)
 
 
 @pytest.fixture(scope="session")
@@ -88,6 +105,8 @@ def run_python():
 @pytest.fixture(scope="module")
 def zero_kernels():
     """Networks start with kernels of zeros: random values cost time, and most tests replace them at once."""
+    import keras
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(keras.initializers.VarianceScaling, "__call__", keras.initializers.Zeros.__call__)
         yield
@@ -109,8 +128,12 @@ def free_networks():
 
 
 def free_memory():
-    """Collects garbage, and returns the memory to the system where the C library can."""
+    """Collects garbage, and returns the memory to the system where the C library can.
+
+    What is still in use stays to the end, as caches do; frozen, the next collections do not visit it.
+    """
     gc.collect()
+    gc.freeze()
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
     if trim:
         trim(0)
@@ -119,6 +142,8 @@ def free_memory():
 @pytest.fixture
 def set_policy():
     """Sets the policy of mixed precision for one test."""
+    import keras
+
     before = keras.config.dtype_policy()
     yield keras.config.set_dtype_policy
     keras.config.set_dtype_policy(before)

@@ -9,6 +9,7 @@ from support.classifiers import draw_images, train_small
 
 from keras_efficientnet import export
 from keras_efficientnet.export.metadata import add_metadata
+from keras_efficientnet.models import make_model
 
 LABELS = [f"name of class {index}" for index in range(10)]
 FILES = [("none", "float32"), ("int8", "uint8")]
@@ -96,14 +97,20 @@ def test_mediapipe_gives_class_numbers_for_a_file_without_labels(network, classi
     assert {name for *_, name in classified["unlabelled"]} <= {"", "None"}
 
 
-def test_labels_are_a_zip_entry_of_the_file(folder):
-    with zipfile.ZipFile(folder / "none-float32") as archive:
+@pytest.fixture(scope="module")
+def plain(tiny, tmp_path_factory):
+    """A file with labels and one without."""
+    return write_files(make_model(tiny, classes=10), tmp_path_factory.mktemp("plain"), FILES[:1])
+
+
+def test_labels_are_a_zip_entry_of_the_file(plain):
+    with zipfile.ZipFile(plain / "none-float32") as archive:
         assert archive.read("labels.txt").decode().splitlines() == LABELS
-    assert not zipfile.is_zipfile(folder / "unlabelled")
+    assert not zipfile.is_zipfile(plain / "unlabelled")
 
 
-def test_metadata_are_reproducible(folder):
-    content = (folder / "unlabelled").read_bytes()
+def test_metadata_are_reproducible(plain):
+    content = (plain / "unlabelled").read_bytes()
     assert add_metadata(content, "name", LABELS) == add_metadata(content, "name", LABELS)
     with zipfile.ZipFile(io.BytesIO(add_metadata(content, "name", ["one", "zw\u00f6lf"]))) as archive:
         assert archive.read("labels.txt").decode("utf-8").splitlines() == ["one", "zw\u00f6lf"]

@@ -93,7 +93,14 @@ def test_a_file_runs_without_this_package_and_tensorflow(model, exported, tmp_pa
 
 
 @pytest.mark.parametrize("kind", WRITERS)
-@pytest.mark.parametrize("name", ["efficientnet-condconv-b0-4e", "efficientnet-edgetpu-S", "efficientnet-b0-torch"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "efficientnet-condconv-b0-4e",
+        pytest.param("efficientnet-edgetpu-S", marks=pytest.mark.slow),
+        "efficientnet-b0-torch",
+    ],
+)
 def test_other_kinds_of_network_give_their_probabilities_too(tmp_path, kind, name):
     depth = 0.5 if "condconv" in name else 0.25  # blocks with experts and with a skip
     model = enliven(make_model(VARIANTS[name]._replace(width=0.25, depth=depth, resolution=32), classes=10))

@@ -3,7 +3,6 @@
 By default a small network of each kind runs; `pytest -m slow` runs all networks at full size.
 """
 
-import gc
 import math
 
 import keras
@@ -38,9 +37,7 @@ MEMBERS += [pytest.param(row, id=name, marks=pytest.mark.slow) for name, row in 
 @pytest.fixture(scope="module", params=MEMBERS)
 def member(request):
     """A row, and the network with reference weights, built once for all properties."""
-    yield request.param, spread(fill(make(request.param)))
-    keras.backend.clear_session()
-    gc.collect()
+    return request.param, spread(fill(make(request.param)))
 
 
 def make(row, **arguments):

@@ -21,7 +21,13 @@ from keras_efficientnet.training.devices import make_strategy
 from keras_efficientnet.training.progress import describe_devices, log_evaluation
 
 SAMPLE = Path(datasets.__file__).parents[1] / "data/sample"
-SMALL = TINY | {"train_batch_size": 16, "train_steps": 10, "steps_per_eval": 5, "checkpoint_steps": 5}
+SMALL = TINY | {
+    "depth_coefficient": 0.3,
+    "train_batch_size": 16,
+    "train_steps": 10,
+    "steps_per_eval": 5,
+    "checkpoint_steps": 5,
+}
 
 
 def run_process(folder, **options):

@@ -30,7 +30,7 @@ def test_left_column_has_the_evaluation_crops_of_the_training_images():
         np.testing.assert_array_equal(sheet.targets[:, row], [np.eye(10)[label]] * COLUMNS)
 
 
-@pytest.mark.parametrize("policy", ["autoaugment", "randaugment", "affine"])
+@pytest.mark.parametrize("policy", [pytest.param("autoaugment", marks=pytest.mark.slow), "randaugment", "affine"])
 def test_second_column_has_the_first_images_of_training(policy):
     sheet, data = sheet_of(augment_name=policy, random_erasing=0.5)
     images, labels = next(data.train(0).batch(ROWS).as_numpy_iterator())

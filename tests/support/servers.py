@@ -27,7 +27,7 @@ class Server(http.server.ThreadingHTTPServer):
         self.redirects = {}  # path -> address that it redirects to
         self.requests = []  # (method, path, range) of what came
         self.url = f"http://127.0.0.1:{self.server_address[1]}"
-        threading.Thread(target=self.serve_forever, daemon=True).start()
+        threading.Thread(target=self.serve_forever, args=(0.01,), daemon=True).start()
 
     def stop(self):
         self.shutdown()
