@@ -9,9 +9,7 @@ Examples:
   python main.py --mode=predict --model_dir=runs/b3 --images=photos,more/*.jpg
 """
 
-import contextlib
 import dataclasses
-import logging as standard_logging
 import re
 import sys
 import textwrap
@@ -158,8 +156,7 @@ def define_flags() -> None:
 def start(arguments: list[str]) -> None:
     """Calls `main` in a terminal that shows only our own lines, unless --verbosity asks for those of all libraries."""
     if not FLAGS["verbosity"].present:
-        standard_logging.root.removeHandler(logging.get_absl_handler())
-        console.filter_native_logs()
+        console.hide_other_lines()
     main(arguments)
 
 
@@ -169,7 +166,7 @@ def main(arguments: list[str]) -> None:
         sys.exit(f"main.py: {arguments[1]!r} is not a flag. Each option is --name=value; --help lists them.")
     given = {name: FLAGS[name].value for name in NAMES if FLAGS[name].present}
     try:
-        with show_lines():
+        with console.own_lines(verbose=FLAGS["verbosity"].present):
             status = run(make_config(**given))
     except Terminated:  # before the first step, or after the last: training answers the signal by `Preempted`
         print("main.py: stopped by SIGTERM. The same command starts again or resumes.", file=sys.stderr)
@@ -185,14 +182,6 @@ def main(arguments: list[str]) -> None:
         logging.debug("", exc_info=True)
         sys.exit(f"main.py: {to_line(error)} (--verbosity=1 shows where)")
     sys.exit(status)
-
-
-def show_lines() -> contextlib.AbstractContextManager[None]:
-    """Shows only our own lines and warnings, or with --verbosity all lines as their libraries write them."""
-    if FLAGS["verbosity"].present:
-        return contextlib.nullcontext()
-    logging.set_verbosity(logging.WARNING)  # at INFO, TensorFlow logs how long its checkpoints take
-    return console.plain_lines()
 
 
 def run(config: TrainConfig) -> int:

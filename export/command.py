@@ -1,7 +1,5 @@
 """How the scripts in this folder start, fail and exit."""
 
-import contextlib
-import logging as standard_logging
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -116,7 +114,10 @@ def run(main: Callable[[], Sequence[str]], check: Callable[[], None], *, stopped
         try:
             check()
             stop_on_signals()
-            with _show_lines():
+            verbose = flags.FLAGS["verbosity"].present
+            if not verbose:
+                console.hide_other_lines()
+            with console.own_lines(verbose=verbose):
                 lines = main()
         except KeyboardInterrupt:
             sys.exit(f"{script}: stopped. {stopped}")
@@ -126,13 +127,3 @@ def run(main: Callable[[], Sequence[str]], check: Callable[[], None], *, stopped
         print("\n".join(lines))
 
     app.run(start, flags_parser=parse)
-
-
-def _show_lines() -> contextlib.AbstractContextManager[None]:
-    """Shows only our own lines and warnings, or with --verbosity all lines as their libraries write them."""
-    if flags.FLAGS["verbosity"].present:
-        return contextlib.nullcontext()
-    standard_logging.root.removeHandler(logging.get_absl_handler())
-    logging.set_verbosity(logging.WARNING)
-    console.filter_native_logs()
-    return console.plain_lines()

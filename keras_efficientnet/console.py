@@ -1,6 +1,7 @@
 """What a user sees in a terminal: plain lines of this package, and of TensorFlow's C++ libraries only what matters.
 
-As a script, it is the filter between the C++ libraries and the terminal. Standard library and tqdm only.
+As a script, it is the filter between the C++ libraries and the terminal. Its imports at the top are of the standard
+library: the filter starts quickly.
 """
 
 import atexit
@@ -139,6 +140,31 @@ class LineHandler(logging.Handler):
         text = record.getMessage()
         tqdm.write(text if is_information else f"{record.levelname.lower()}: {text}", file=stream)
         stream.flush()
+
+
+def hide_other_lines() -> None:
+    """Hides what absl and the C++ libraries write, in a process whose terminal is for our own lines."""
+    import absl.logging
+
+    logging.root.removeHandler(absl.logging.get_absl_handler())
+    filter_native_logs()
+
+
+@contextlib.contextmanager
+def own_lines(*, verbose: bool = False) -> Iterator[None]:
+    """Shows only our own lines and warnings while the block runs.
+
+    Args:
+        verbose: whether to show all lines instead, as their libraries write them.
+    """
+    if verbose:
+        yield
+        return
+    import absl.logging
+
+    absl.logging.set_verbosity(absl.logging.WARNING)  # at INFO, TensorFlow logs how long its checkpoints take
+    with plain_lines():
+        yield
 
 
 @contextlib.contextmanager

@@ -101,10 +101,7 @@ MAIN = """
 import logging
 from absl import app
 import main
-def warn(arguments):
-    with main.show_lines():
-        logging.warning("a batch is larger than the data")
-main.main = warn
+main.run = lambda config: logging.warning("a batch is larger than the data")
 app.run(main.start, flags_parser=main.parse_flags)
 """
 
