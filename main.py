@@ -21,6 +21,7 @@ from absl import app, flags, logging
 from keras_efficientnet import console, preflight
 from keras_efficientnet.architectures import VARIANTS
 from keras_efficientnet.config import GROUPS, TOP, TrainConfig
+from keras_efficientnet.cpu import tune_cpu
 from keras_efficientnet.files import Terminated, stop_on_signals
 from keras_efficientnet.profiling import profile
 from keras_efficientnet.recipes import MEANINGS, make_config
@@ -154,9 +155,13 @@ def define_flags() -> None:
 
 
 def start(arguments: list[str]) -> None:
-    """Calls `main` in a terminal that shows only our own lines, unless --verbosity asks for those of all libraries."""
+    """Calls `main` in a process of its own: with the CPU tuned, and a terminal that shows only our own lines.
+
+    --verbosity shows the lines of all libraries.
+    """
+    tune_cpu()
     if not FLAGS["verbosity"].present:
-        console.hide_other_lines()
+        console.hide_other_lines(logging.get_absl_handler())
     main(arguments)
 
 

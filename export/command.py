@@ -9,6 +9,7 @@ from typing import Any
 from absl import app, flags, logging
 
 from keras_efficientnet import console, preflight
+from keras_efficientnet.cpu import tune_cpu
 from keras_efficientnet.files import stop_on_signals
 
 USER_ERRORS = (ImportError, OSError, RuntimeError, ValueError)
@@ -114,9 +115,10 @@ def run(main: Callable[[], Sequence[str]], check: Callable[[], None], *, stopped
         try:
             check()
             stop_on_signals()
+            tune_cpu()
             verbose = flags.FLAGS["verbosity"].present
             if not verbose:
-                console.hide_other_lines()
+                console.hide_other_lines(logging.get_absl_handler())
             with console.own_lines(verbose=verbose):
                 lines = main()
         except KeyboardInterrupt:

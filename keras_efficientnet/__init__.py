@@ -52,6 +52,7 @@ _HOME = {  # public name -> its module
     "load_weights": "weights.loading",
     "preprocess_input": "models",
     "profile": "profiling",
+    "tune_cpu": "cpu",
 }
 _MODULES = ("export", "training")  # available after `import keras_efficientnet`
 __all__ = [*_HOME]

@@ -17,6 +17,7 @@ import threading
 import warnings
 from collections.abc import Iterator
 
+OURS = "keras_efficientnet"  # the logger of this package
 GPU_DEVICES = ("/dev/nvidiactl", "/dev/dxg")  # of NVIDIA's driver, on Linux and in WSL
 _FILTERING = threading.Lock()  # held while file descriptor 2 leads to a filter
 
@@ -130,7 +131,13 @@ def _write(text: bytes) -> None:
 
 
 class LineHandler(logging.Handler):
-    """Shows records as plain lines, above a progress bar if there is one: information on stdout, others on stderr."""
+    """Shows records as plain lines, above a progress bar if there is one: information on stdout, others on stderr.
+
+    Information of other libraries is not shown, for example how long TensorFlow takes for a checkpoint.
+    """
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return record.levelno >= logging.WARNING or record.name.split(".")[0] == OURS
 
     def emit(self, record: logging.LogRecord) -> None:
         from tqdm import tqdm
@@ -142,11 +149,13 @@ class LineHandler(logging.Handler):
         stream.flush()
 
 
-def hide_other_lines() -> None:
-    """Hides what absl and the C++ libraries write, in a process whose terminal is for our own lines."""
-    import absl.logging
+def hide_other_lines(handler: logging.Handler) -> None:
+    """Hides what other libraries write, in a process whose terminal is for our own lines.
 
-    logging.root.removeHandler(absl.logging.get_absl_handler())
+    Args:
+        handler: the root logger's handler of the library that parsed the flags.
+    """
+    logging.root.removeHandler(handler)
     filter_native_logs()
 
 
@@ -157,20 +166,14 @@ def own_lines(*, verbose: bool = False) -> Iterator[None]:
     Args:
         verbose: whether to show all lines instead, as their libraries write them.
     """
-    if verbose:
-        yield
-        return
-    import absl.logging
-
-    absl.logging.set_verbosity(absl.logging.WARNING)  # at INFO, TensorFlow logs how long its checkpoints take
-    with plain_lines():
+    with contextlib.nullcontext() if verbose else plain_lines():
         yield
 
 
 @contextlib.contextmanager
 def plain_lines() -> Iterator[None]:
     """Shows information of this package and warnings of all packages as plain lines while the block runs."""
-    ours, handler = logging.getLogger("keras_efficientnet"), LineHandler()
+    ours, handler = logging.getLogger(OURS), LineHandler()
     fonts = logging.getLogger("matplotlib")
     levels, show = (ours.level, fonts.level), warnings.showwarning
     ours.setLevel(logging.INFO)

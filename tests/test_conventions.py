@@ -14,7 +14,18 @@ from keras_efficientnet import runs
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "keras_efficientnet"
 FLOORS = (
-    {"architectures", "augmentation", "cluster", "config", "console", "decoding", "import_hook", "labels", "layers"}
+    {
+        "architectures",
+        "augmentation",
+        "cluster",
+        "config",
+        "console",
+        "cpu",
+        "decoding",
+        "import_hook",
+        "labels",
+        "layers",
+    }
     | {"paths"},
     {"locks"},
     {"files"},
@@ -328,7 +339,7 @@ def test_public_list_is_the_documented_one():
     builders += [f"EfficientNet{name}" for name in ("EdgeTPUS", "EdgeTPUM", "EdgeTPUL")]
     builders += [f"EfficientNetB{number}Torch" for number in range(8)]
     functions = ["create_model", "decode_predictions", "features", "list_models", "list_pretrained", "load_model"]
-    functions += ["load_weights", "preprocess_input", "profile"]
+    functions += ["load_weights", "preprocess_input", "profile", "tune_cpu"]
     assert sorted(keras_efficientnet.__all__) == sorted(builders + functions)
     for name in keras_efficientnet.__all__:
         assert getattr(keras_efficientnet, name).__doc__

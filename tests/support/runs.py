@@ -96,8 +96,8 @@ def free_ports(count):
 
 
 def start_main(log, **options) -> subprocess.Popen:
-    """Starts main.py in a process of its own that writes all output to the file `log`."""
-    return _start(log, [str(ROOT / "main.py"), *to_flags(options)])
+    """Starts main.py as a user does, in a process of its own that writes all output to the file `log`."""
+    return _start(log, [str(ROOT / "main.py"), *to_flags(options)], TF_ENABLE_ONEDNN_OPTS=None)
 
 
 def start_mains(log, calls, folder=None, **environment) -> subprocess.Popen:
@@ -109,7 +109,8 @@ def start_mains(log, calls, folder=None, **environment) -> subprocess.Popen:
 def _start(log, arguments, folder=None, **environment):
     with open(log, "w") as file:
         command = [sys.executable, *arguments]
-        return subprocess.Popen(command, stdout=file, stderr=file, cwd=folder, env=os.environ | environment)
+        variables = {name: value for name, value in (os.environ | environment).items() if value is not None}
+        return subprocess.Popen(command, stdout=file, stderr=file, cwd=folder, env=variables)
 
 
 def checkpoint_values(folder):
