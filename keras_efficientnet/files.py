@@ -6,12 +6,14 @@ import errno
 import io
 import itertools
 import json
+import logging
 import os
 import re
 import shutil
 import signal
 import sys
 import tempfile
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -146,10 +148,20 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def save_figure(figure: "Figure", path: Path) -> None:
-    """Writes a figure of matplotlib as a PNG, complete or not at all. Its texts are no formulas, whatever they hold."""
+    """Writes a figure of matplotlib as a PNG, complete or not at all. Its texts are no formulas, whatever they hold.
+
+    Letters that the font lacks are boxes in the picture, which one warning says.
+    """
     _show_dollars(figure)
     stream = io.BytesIO()
-    figure.savefig(stream, format="png", dpi=120)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        figure.savefig(stream, format="png", dpi=120)
+    others = [each for each in caught if "missing from font" not in str(each.message)]
+    for each in others:
+        warnings.warn_explicit(each.message, each.category, each.filename, each.lineno)
+    if len(others) < len(caught):
+        logging.getLogger(__name__).warning(f"{path.name} has boxes in place of letters that Matplotlib's font lacks.")
     write_bytes(path, stream.getvalue())
 
 

@@ -94,6 +94,11 @@ def test_a_name_that_starts_with_a_byte_order_mark_is_refused(tmp_path, names):
         make_datasets(make_config(data_dir=str(tmp_path / "data"), dataset="folder"), TINY)
 
 
+def test_letters_that_the_font_lacks_are_one_warning(tmp_path, caplog):
+    save_figure(draw_confusion_matrix(np.eye(2, dtype=int), ["\u6f22\u5b57", "\U0001f3f3"]), tmp_path / "matrix.png")
+    assert caplog.messages == ["matrix.png has boxes in place of letters that Matplotlib's font lacks."]
+
+
 def test_text_in_a_picture_is_no_formula(tmp_path):
     """Matplotlib cannot draw these as formulas. On a logarithmic axis its own formulas stay."""
     names = ("a $^$ b", "$\\nothing$", "$_")
