@@ -139,7 +139,10 @@ class RunFolder:
 
     def read_labels(self) -> list[str] | None:
         """Returns the class names, or None if the run has none. Raises ValueError if the file has other content."""
-        return read_labels(self.labels) if self.labels.is_file() else None
+        try:
+            return read_labels(self.labels) if self.labels.is_file() else None
+        except ValueError as error:
+            raise ValueError(f"{error} Copy it again if it is damaged, or delete it.") from error
 
     def write_labels(self, class_names: Sequence[str]) -> None:
         """Writes the class names, one per line."""
@@ -196,7 +199,8 @@ class RunFolder:
             raise ValueError(
                 f"The data must have the classes that the run in {self.path} was trained on. "
                 f"{describe_difference(trained, class_names)} Give the data of the run, or another `model_dir`; if "
-                f"these are the same classes under new names, write the new names into its {self.labels.name}."
+                f"these are the same classes under new names, write the new names into its {self.labels.name}. Copy "
+                "that file again if it is damaged, or delete it."
             )
 
     def check_data(self, class_names: Sequence[str] | None, data_dir: str | None) -> None:
