@@ -22,6 +22,14 @@ flags.DEFINE_list("models", [], "Networks of this package, efficientnet-b0,..., 
 flags.DEFINE_list("peers", [], "Networks of keras.applications, EfficientNetB0,ResNet152,..., converted plainly.")
 flags.DEFINE_string("files", "", "Files: .tflite, .onnx, .xml, .keras, or folders of SavedModels or of OpenVINO.")
 flags.DEFINE_list("formats", [], "Formats of the networks; by default all.")
+flags.DEFINE_list(
+    "tasks",
+    [],
+    "More to time, of --models and --peers: training,inference,build,load,import. Then only --formats are files.",
+)
+flags.DEFINE_list(
+    "batch_sizes", [], "Images of a call of a task; by default 32 for training, and 1,8,32 for inference."
+)
 flags.DEFINE_list("threads", None, "Numbers of threads, 1,2 by default. Each process runs on as many cores.")
 flags.DEFINE_string("baseline", None, "Network or file to compare with, or NAME:FORMAT; by default the first.")
 flags.DEFINE_integer("rounds", 5, "Turns per file.", lower_bound=1)
@@ -29,7 +37,8 @@ flags.DEFINE_integer("calls", 4, "Timed calls per turn.", lower_bound=1)
 flags.DEFINE_bool("processor_time", False, "Measure processor time instead of elapsed time, for busy machines.")
 flags.DEFINE(command.PATH, "output", None, "Folder for latency.csv, latency.json and latency.png.")
 flags.DEFINE_bool("plot", False, "Plot latency against the accuracy of the published weights; needs --output.")
-flags.register_validator("threads", lambda numbers: all(map(str.isdigit, numbers or [])), "must be whole numbers: 1,2")
+for name in ("threads", "batch_sizes"):
+    flags.register_validator(name, lambda numbers: all(map(str.isdigit, numbers or [])), "must be whole numbers: 1,2")
 
 
 def check() -> None:
@@ -51,6 +60,8 @@ def main() -> list[str]:
         peers=FLAGS.peers,
         files=split_paths(FLAGS.files),
         formats=FLAGS.formats,
+        tasks=FLAGS.tasks,
+        batch_sizes=[int(number) for number in FLAGS.batch_sizes],
         threads=[int(number) for number in FLAGS.threads] if FLAGS.threads else default_threads(),
         baseline=FLAGS.baseline,
         rounds=FLAGS.rounds,
@@ -67,4 +78,4 @@ def main() -> list[str]:
 
 
 if __name__ == "__main__":
-    command.run(main, check, stopped="No results were written.")
+    command.run(main, check, stopped="No results were written.", tuned=False)

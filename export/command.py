@@ -90,13 +90,20 @@ def export_model(kind: str, **options: Any) -> list[str]:
     return [export.format_report(report)]
 
 
-def run(main: Callable[[], Sequence[str]], check: Callable[[], None], *, stopped: str = "Nothing was written.") -> None:
+def run(
+    main: Callable[[], Sequence[str]],
+    check: Callable[[], None],
+    *,
+    stopped: str = "Nothing was written.",
+    tuned: bool = True,
+) -> None:
     """Parses the flags, calls `main`, and prints the lines that it returns. A user's mistake is one line on stderr.
 
     Args:
         main: calls the library.
         check: raises what the flags alone decide. It is called first, because importing TensorFlow takes seconds.
         stopped: what Ctrl+C, SIGTERM or SIGHUP leaves behind, in words.
+        tuned: whether to call `tune_cpu`.
     """
     script = Path(sys.argv[0]).name
 
@@ -115,7 +122,8 @@ def run(main: Callable[[], Sequence[str]], check: Callable[[], None], *, stopped
         try:
             check()
             stop_on_signals()
-            tune_cpu()
+            if tuned:
+                tune_cpu()
             verbose = flags.FLAGS["verbosity"].present
             if not verbose:
                 console.hide_other_lines(logging.get_absl_handler())

@@ -16,7 +16,7 @@ from support.images import random_images
 from support.scripts import run, run_help
 
 from keras_efficientnet import export
-from keras_efficientnet.benchmark import candidates, latencies
+from keras_efficientnet.benchmark import candidates, latencies, tasks
 from keras_efficientnet.models import make_model
 from keras_efficientnet.runtimes import networks, timing, worker
 from keras_efficientnet.runtimes.timing import Candidate, Timing
@@ -175,6 +175,29 @@ def test_random_networks_with_fitted_statistics_distinguish_images(tiny_b0):
     candidates.fit_statistics(model)
     assert np.std(model(images, training=False), axis=0).max() > 10 * before
     assert {layer.momentum for layer in model.layers if hasattr(layer, "momentum")} == {0.99}
+
+
+def test_tasks_are_timed_as_tensorflow_comes_and_tuned():
+    names = ["efficientnet-b0", "EfficientNetB0"]
+    found = tasks.make_candidates(["training", "inference", "import"], names, threads=1)
+    batches = ["training-32", "inference-1", "inference-8", "inference-32", "import"]
+    formats = [name + ending for name in batches for ending in ("", "-tuned")]
+    assert [(one.format, one.model) for one in found] == [(name, model) for name in formats for model in names]
+    assert all(one.tuned == one.format.endswith("-tuned") for one in found)
+    [one, *_] = tasks.make_candidates(["inference"], names, batch_sizes=[4], threads=1)
+    assert one.format == "inference-4"
+
+
+@pytest.mark.slow
+def test_every_task_is_timed_beside_that_of_a_peer(tmp_path):
+    options = ["--models=efficientnet-b0", "--peers=EfficientNetB0", "--baseline=EfficientNetB0", "--threads=1"]
+    options += ["--tasks=training,load,import", "--batch_sizes=2", "--rounds=1", "--calls=1"]
+    code, lines, errors = run(ROOT / "export/benchmark.py", *options, cwd=tmp_path)
+    assert (code, errors) == (0, [])
+    rows = [line.split() for line in lines if line.startswith(("efficientnet", "EfficientNet"))]
+    names = {f"{name}{ending}" for name in ("training-2", "load", "import") for ending in ("", "-tuned")}
+    assert {row[1] for row in rows} == names and len(rows) == 2 * len(names)
+    assert all(0 < float(row[-1]) < 20 for row in rows if row[0] == "efficientnet-b0")
 
 
 def test_two_threads_are_the_default_where_there_are_two_cores(monkeypatch):

@@ -35,11 +35,12 @@ FLOORS = (
     {"weights"},
     {"models", "preflight"},
     {"export"},
-    {"benchmark", "training"},
+    {"training"},
+    {"benchmark"},
 )
 ROOMS = {  # floors inside each wing
     "augmentation": ({"operations", "erasing"}, {"policies", "mixing"}),
-    "benchmark": ({"candidates", "latencies"}, {"comparison"}),
+    "benchmark": ({"candidates", "latencies", "tasks"}, {"comparison"}),
     "datasets": (
         {"sources", "service", "transfer"},
         {"catalog", "class_folders", "damage", "records"},

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from keras_efficientnet.benchmark import candidates, latencies
+from keras_efficientnet.benchmark import candidates, latencies, tasks
 from keras_efficientnet.files import save_figure
 from keras_efficientnet.models import create_model
 from keras_efficientnet.preflight import check_models, check_plot
@@ -25,7 +25,9 @@ class Comparison:
     models: Sequence[str] = ()  # networks of this package, with random weights
     peers: Sequence[str] = ()  # networks of keras.applications, with random weights, converted plainly
     files: Sequence[str] = ()  # existing files
-    formats: Sequence[str] = ()  # keys of `TIMED_FORMATS`, for `models` and `peers`; all if empty
+    formats: Sequence[str] = ()  # keys of `TIMED_FORMATS`, for `models` and `peers`; all if empty and without `tasks`
+    tasks: Sequence[str] = ()  # keys of `TASKS`, for `models` and `peers`
+    batch_sizes: Sequence[int] = ()  # of the tasks; by default `BATCHES`
     threads: Sequence[int] = field(default_factory=default_threads)  # each file is timed with each number of threads
     baseline: str | None = None  # network or file to compare with, or NAME:FORMAT; the first if None
     rounds: int = timing.ROUNDS  # see `timing.measure`
@@ -82,6 +84,12 @@ def _measure(comparison, writing, timing_files) -> list[Timing]:
     with tempfile.TemporaryDirectory() as folder:
         found = candidates.find_candidates(comparison.files, comparison.threads)
         found += _write(comparison, Path(folder), writing)
+        found += tasks.make_candidates(
+            comparison.tasks,
+            (*comparison.models, *comparison.peers),
+            batch_sizes=comparison.batch_sizes,
+            threads=max(comparison.threads),
+        )
         return timing.measure(
             found,
             rounds=comparison.rounds,
@@ -94,6 +102,8 @@ def _measure(comparison, writing, timing_files) -> list[Timing]:
 def _write(comparison, folder, progress) -> list[Candidate]:
     ours = {name: functools.partial(create_model, name) for name in comparison.models}
     theirs = {name: candidates.find_peer(name) for name in comparison.peers}
+    if comparison.tasks and not comparison.formats:
+        return []
     formats = comparison.formats or [*candidates.TIMED_FORMATS]
     write = functools.partial(
         candidates.write_candidates, folder=folder, formats=formats, threads=comparison.threads, progress=progress

@@ -10,6 +10,7 @@ from multiprocessing.connection import Connection
 from typing import Any, NamedTuple
 
 from keras_efficientnet.runtimes import worker
+from keras_efficientnet.runtimes.networks import Network
 
 ROUNDS, CALLS = 5, 4  # 5 times 4 are the 20 calls of Tan & Le 2019, arxiv.org/abs/1905.11946, table 4
 START_TIMEOUT = 600  # seconds a process may take to open its file and call it
@@ -20,9 +21,10 @@ class Candidate(NamedTuple):
 
     model: str  # name of the network or file in the table, as efficientnet-b0
     format: str  # name of the format in the table, as tflite-int8
-    runtime: str  # a key of `networks.LOADERS`
+    runtime: str | Callable[[str, int], Network]  # a key of `networks.LOADERS`, or what opens `path` with `threads`
     path: str
     threads: int
+    tuned: bool = False  # whether its process calls `tune_cpu`
 
 
 class Timing(NamedTuple):
@@ -160,7 +162,7 @@ def _start_worker(candidate: Candidate, processor_time: bool) -> Iterator[Connec
     """Starts the process that times a candidate, and yields the connection to it."""
     context = multiprocessing.get_context("spawn")  # a forked process would inherit this process's TensorFlow
     here, there = context.Pipe()
-    arguments = (there, candidate.runtime, candidate.path, candidate.threads, processor_time)
+    arguments = (there, candidate.runtime, candidate.path, candidate.threads, processor_time, candidate.tuned)
     process = context.Process(target=worker.serve, args=arguments, daemon=True)
     with _without_main_module():
         process.start()
@@ -180,10 +182,10 @@ def _receive(pipe, candidate, calls):
         if calls:
             pipe.send(calls)
         elif not pipe.poll(START_TIMEOUT):
-            raise RuntimeError(f"{candidate.path} did not open in {candidate.runtime} within {START_TIMEOUT} seconds.")
+            raise RuntimeError(f"{candidate.path} did not open as {candidate.format} within {START_TIMEOUT} seconds.")
         answer = pipe.recv()
     except (EOFError, ConnectionError) as error:
-        raise RuntimeError(f"{candidate.path}: the process with {candidate.runtime} died. Out of memory?") from error
+        raise RuntimeError(f"{candidate.path}: the process of {candidate.format} died. Out of memory?") from error
     if isinstance(answer, Exception):
         raise answer
     return answer

@@ -9,10 +9,18 @@ from typing import Any
 
 import numpy as np
 
-from keras_efficientnet.runtimes.networks import LOADERS
+from keras_efficientnet.cpu import tune_cpu
+from keras_efficientnet.runtimes.networks import LOADERS, Network
 
 
-def serve(pipe: Connection, runtime: str, path: str, threads: int, processor_time: bool = False) -> None:
+def serve(
+    pipe: Connection,
+    runtime: str | Callable[[str, int], Network],
+    path: str,
+    threads: int,
+    processor_time: bool = False,
+    tuned: bool = False,
+) -> None:
     """Opens a file, then times calls for the process at the other end of the pipe.
 
     First sends the number of bytes of the images of a call, or the exception that prevented opening the file. Then for
@@ -21,20 +29,24 @@ def serve(pipe: Connection, runtime: str, path: str, threads: int, processor_tim
 
     Args:
         pipe: connection to the process that measures.
-        runtime: a key of `LOADERS`.
+        runtime: a key of `LOADERS`, or a function that opens `path` with `threads`.
         path: the file.
         threads: threads that compute.
         processor_time: whether to measure processor time, summed over the cores, instead of elapsed time.
+        tuned: whether to call `tune_cpu` first.
     """
     clock = time.process_time if processor_time else time.perf_counter
     try:
         _use_cores(threads)
-        network = LOADERS[runtime](path, threads)
+        if tuned:
+            tune_cpu()
+        network = (LOADERS[runtime] if isinstance(runtime, str) else runtime)(path, threads)
         shape = [size or fallback for size, fallback in zip(network.shape, (1, 224, 224, 3), strict=True)]
         images = np.random.default_rng(0).uniform(0, 255, shape).astype(network.dtype)
         time_calls(network.run, images, 3)  # runtimes prepare during the first calls, which are not timed
     except Exception as error:  # runtimes raise exceptions of any type; the other process raises this one
-        pipe.send(RuntimeError(f"{path} does not run in {runtime}: {type(error).__name__}: {error}"))
+        place = f" in {runtime}" if isinstance(runtime, str) else ""
+        pipe.send(RuntimeError(f"{path} does not run{place}: {type(error).__name__}: {error}"))
         return
     pipe.send(images.nbytes)
     with contextlib.suppress(EOFError, ConnectionError):  # the other process has closed the pipe
