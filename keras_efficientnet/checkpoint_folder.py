@@ -42,9 +42,12 @@ class CheckpointFolder:
         Raises:
             ValueError: no checkpoint is complete.
         """
-        for path in self._list():
+        found = self._list()
+        for path in found:
             if self.is_complete(path):
                 return path
+        if self._list() != found:  # a training that runs has removed what it had, and has written a later one
+            return self.latest()
         if self._state.exists() or any(map(FILE.fullmatch, _list_names(self.path))):
             raise ValueError(
                 f"{self.path} must hold a complete checkpoint, ckpt-STEP.index and its ckpt-STEP.data-* files, "

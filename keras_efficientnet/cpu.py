@@ -12,7 +12,7 @@ import sys
 # Parameters of glibc's mallopt (malloc.h), and how large allocations stay in the process
 MALLOPT = {
     -4: 0,  # M_MMAP_MAX: none has a mapping of its own, which the system would clear page by page
-    -1: 2**31 - 1,  # M_TRIM_THRESHOLD, bytes: freed memory is not returned
+    -1: -1,  # M_TRIM_THRESHOLD: freed memory is never returned
     -8: 1,  # M_ARENA_MAX: what one thread frees serves all threads
     -2: 64 * 2**20,  # M_TOP_PAD, bytes: the heap grows in large steps
 }
@@ -21,15 +21,17 @@ MALLOPT = {
 def tune_cpu() -> tuple[str, ...]:
     """Makes this process keep the memory that it frees, and TensorFlow use oneDNN. `main.py` and the scripts call it.
 
-    Call it before TensorFlow or Keras is imported: oneDNN cannot be turned on later, and threads that have started keep
-    returning memory. What the environment already says
-    stays: TF_ENABLE_ONEDNN_OPTS; MALLOC_..., glibc.malloc in GLIBC_TUNABLES, or another allocator in LD_PRELOAD.
+    Call it at the start of a program, before TensorFlow or Keras is imported and before the first thread starts: oneDNN
+    cannot be turned on later, and a thread may reuse what an earlier one left and go on returning memory.
+
+    What the environment says stays: TF_ENABLE_ONEDNN_OPTS, glibc's MALLOC_... and GLIBC_TUNABLES, any LD_PRELOAD, which
+    may bring another allocator.
 
     oneDNN changes the last digits of single precision. Both are for Linux with glibc on x86-64 processors; elsewhere
     (macOS, Windows, musl, ARM) nothing is done, and TensorFlow runs as it comes.
 
     Returns:
-        What was done: "memory", "onednn", both or neither.
+        What is in effect: "memory", "onednn", both or neither.
 
     Example:
         >>> import keras_efficientnet
@@ -42,7 +44,7 @@ def tune_cpu() -> tuple[str, ...]:
     done = []
     if not _names_allocator() and _keep_memory():
         done.append("memory")
-    if "tensorflow" not in sys.modules and os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1") == "1":
+    if "tensorflow" not in sys.modules and os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1").lower() in ("1", "true"):
         done.append("onednn")
     return tuple(done)
 
@@ -53,8 +55,8 @@ def _has_glibc() -> bool:
 
 def _names_allocator() -> bool:
     """Returns whether the environment chooses an allocator, or sets glibc's."""
-    settings = os.environ.get("GLIBC_TUNABLES", "") + os.environ.get("LD_PRELOAD", "")
-    return "malloc" in settings or any(name.startswith("MALLOC_") for name in os.environ)
+    is_tuned = "glibc.malloc" in os.environ.get("GLIBC_TUNABLES", "")
+    return is_tuned or bool(os.environ.get("LD_PRELOAD")) or any(name.startswith("MALLOC_") for name in os.environ)
 
 
 def _keep_memory() -> bool:

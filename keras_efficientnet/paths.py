@@ -31,6 +31,9 @@ def without_wildcards(path: str | os.PathLike[str]) -> Iterator[str]:
         ...     plain
         'runs/b0/checkpoints/ckpt-6'
     """
+    if "://" in os.fspath(path):
+        yield os.fspath(path)
+        return
     path = Path(path)
     if not TENSORFLOW_WILDCARDS & set(str(path)):
         yield str(path)
@@ -57,7 +60,9 @@ def naming_file(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise error if error.filename else OSError(error.errno, error.strerror, str(path)) from error
+        if error.filename:
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def split_paths(paths: str) -> list[str]:

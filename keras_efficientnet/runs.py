@@ -142,7 +142,7 @@ class RunFolder:
         try:
             return read_labels(self.labels) if self.labels.is_file() else None
         except ValueError as error:
-            raise ValueError(f"{error} Copy it again if it is damaged, or delete it.") from error
+            raise ValueError(f"{error} If the file is damaged, copy it again.") from error
 
     def write_labels(self, class_names: Sequence[str]) -> None:
         """Writes the class names, one per line."""
@@ -200,7 +200,7 @@ class RunFolder:
                 f"The data must have the classes that the run in {self.path} was trained on. "
                 f"{describe_difference(trained, class_names)} Give the data of the run, or another `model_dir`; if "
                 f"these are the same classes under new names, write the new names into its {self.labels.name}. Copy "
-                "that file again if it is damaged, or delete it."
+                "that file again if it is damaged."
             )
 
     def check_data(self, class_names: Sequence[str] | None, data_dir: str | None) -> None:

@@ -122,18 +122,18 @@ def free_large_networks(request):
 
 @pytest.fixture(scope="module", autouse=True)
 def free_networks():
-    """The graphs of a module's networks take hundreds of megabytes, of which the next module needs none."""
+    """The graphs of a module's networks take hundreds of megabytes, of which the next module needs none.
+
+    What a module leaves, caches mostly, stays to the end: frozen, the next collections do not visit it.
+    """
     yield
     free_memory()
+    gc.freeze()
 
 
 def free_memory():
-    """Collects garbage, and returns the memory to the system where the C library can.
-
-    What is still in use stays to the end, as caches do; frozen, the next collections do not visit it.
-    """
+    """Collects garbage, and returns the memory to the system where the C library can."""
     gc.collect()
-    gc.freeze()
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
     if trim:
         trim(0)

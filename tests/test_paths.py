@@ -37,6 +37,12 @@ def test_checkpoints_are_written_found_read_and_removed_in_any_folder(tmp_path, 
     assert list(folder.wait(timeout=0)) == [str(folder.path / "ckpt-6")]
 
 
+def test_an_address_is_passed_on_as_it_is():
+    for address in ("gs://bucket/ckpt-1", "gs://bucket/a[1]/ckpt-1"):
+        with without_wildcards(address) as plain:
+            assert plain == address
+
+
 def test_a_saved_model_is_read_from_any_folder(tmp_path):
     inputs = keras.Input((3,))
     model = keras.Model(inputs, keras.layers.Dense(2, kernel_initializer="ones")(inputs))

@@ -26,8 +26,8 @@ class Comparison:
     peers: Sequence[str] = ()  # networks of keras.applications, with random weights, converted plainly
     files: Sequence[str] = ()  # existing files
     formats: Sequence[str] = ()  # keys of `TIMED_FORMATS`, for `models` and `peers`; all if empty and without `tasks`
-    tasks: Sequence[str] = ()  # keys of `TASKS`, for `models` and `peers`
-    batch_sizes: Sequence[int] = ()  # of the tasks; by default `BATCHES`
+    tasks: Sequence[str] = ()  # keys of `TASKS`, for `models` and `peers`, with the most threads
+    batch_sizes: Sequence[int] = ()  # of the tasks; by default those of `TASKS`
     threads: Sequence[int] = field(default_factory=default_threads)  # each file is timed with each number of threads
     baseline: str | None = None  # network or file to compare with, or NAME:FORMAT; the first if None
     rounds: int = timing.ROUNDS  # see `timing.measure`
@@ -74,6 +74,7 @@ def compare_latencies(
 
 def _check(comparison):
     timing.check_threads(comparison.threads)
+    tasks.check_tasks(comparison.tasks, comparison.batch_sizes, processor_time=comparison.processor_time)
     check_models(comparison.models)
     names = (*comparison.models, *comparison.peers, *comparison.files)
     if comparison.baseline and comparison.baseline.split(":")[0] not in names:

@@ -71,12 +71,16 @@ def load(name: str, threads: int) -> Network:
     _start(threads)
     import keras
 
-    folder = tempfile.TemporaryDirectory()
-    path = Path(folder.name) / "network.keras"
-    build_network(name).save(path)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "network.keras")
+        build_network(name).save(path)
+        content = path.read_bytes()
 
-    def call(_, folder=folder):  # keeps the folder, which is deleted with this function
-        return _free(keras.saving.load_model(path))
+    def call(_):  # the file is written anew, as a process that only ends with its measurement leaves its files
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder, "network.keras")
+            path.write_bytes(content)
+            return _free(keras.saving.load_model(path))
 
     return Network(call, NOTHING, "float32")
 
@@ -92,19 +96,38 @@ class Task(NamedTuple):
     """A task in the table."""
 
     open: Callable[..., Network]
-    takes_batch: bool
+    batch_sizes: Sequence[int | None]  # images of a call; None where it takes none
+    settings: Sequence[bool] = (False, True)  # whether it is timed with `tune_cpu`
 
 
 # fmt: off
 TASKS = {
-    "training":  Task(train, takes_batch=True),
-    "inference": Task(infer, takes_batch=True),
-    "build":     Task(build, takes_batch=False),
-    "load":      Task(load,  takes_batch=False),
-    "import":    Task(start, takes_batch=False),
+    "training":  Task(train, (32,)),
+    "inference": Task(infer, (1, 8, 32)),
+    "build":     Task(build, (None,)),
+    "load":      Task(load,  (None,)),
+    "import":    Task(start, (None,), settings=(False,)),
 }
 # fmt: on
-BATCHES = {"training": (32,), "inference": (1, 8, 32)}
+
+
+def check_tasks(tasks: Sequence[str], batch_sizes: Sequence[int], *, processor_time: bool = False) -> None:
+    """Raises ValueError if a task is unknown, or cannot be timed in this way.
+
+    Args:
+        tasks: keys of `TASKS`.
+        batch_sizes: as given by the user.
+        processor_time: whether processor time is measured.
+    """
+    for task in tasks:
+        if task not in TASKS:
+            raise ValueError(f"Unknown task {task!r}. Choose from: {', '.join(TASKS)}")
+    if batch_sizes and not tasks:
+        raise ValueError("`batch_sizes` are those of `tasks`. Give tasks: training or inference.")
+    if any(size < 1 for size in batch_sizes):
+        raise ValueError(f"`batch_sizes` must be at least 1. Received: {list(batch_sizes)}")
+    if processor_time and "import" in tasks:
+        raise ValueError("`import` runs in a process of its own, whose processor time cannot be measured here.")
 
 
 def make_candidates(
@@ -119,21 +142,15 @@ def make_candidates(
     Args:
         tasks: keys of `TASKS`.
         names: networks of this package and of keras.applications.
-        batch_sizes: images of a call; by default those of `BATCHES`.
+        batch_sizes: images of a call; by default those of `TASKS`.
         threads: the cores of each process.
-
-    Raises:
-        ValueError: a task is unknown.
     """
     candidates = []
     for task in tasks:
-        if task not in TASKS:
-            raise ValueError(f"Unknown task {task!r}. Choose from: {', '.join(TASKS)}")
         row = TASKS[task]
-        batches: Sequence[int | None] = (batch_sizes or BATCHES[task]) if row.takes_batch else (None,)
-        for batch in batches:
-            opener = functools.partial(row.open, batch=batch) if batch else row.open
-            name = f"{task}-{batch}" if batch else task
+        for batch in batch_sizes if batch_sizes and None not in row.batch_sizes else row.batch_sizes:
+            opener = row.open if batch is None else functools.partial(row.open, batch=batch)
+            name = task if batch is None else f"{task}-{batch}"
             candidates += [
                 Candidate(
                     model=network,
@@ -143,7 +160,7 @@ def make_candidates(
                     threads=threads,
                     tuned=tuned,
                 )
-                for tuned in (False, True)
+                for tuned in row.settings
                 for network in names
             ]
     return candidates
@@ -178,4 +195,5 @@ def _start(threads: int) -> Any:
     import tensorflow as tf
 
     tf.config.threading.set_intra_op_parallelism_threads(threads)
+    tf.config.threading.set_inter_op_parallelism_threads(threads)
     return tf

@@ -17,7 +17,7 @@ START_TIMEOUT = 600  # seconds a process may take to open its file and call it
 
 
 class Candidate(NamedTuple):
-    """A file to time."""
+    """A file, or a task, to time."""
 
     model: str  # name of the network or file in the table, as efficientnet-b0
     format: str  # name of the format in the table, as tflite-int8
