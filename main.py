@@ -100,7 +100,7 @@ def parse_flags(argv: list[str]) -> list[str]:
     except flags.UnrecognizedFlagError as error:
         sys.exit(f"main.py: {preflight.explain_unknown_flag(error.flagname, NAMES)}")
     except flags.Error as error:
-        sys.exit(f"main.py: {' '.join(str(error).split())}. --help lists the flags.")
+        sys.exit(f"main.py: {' '.join(str(error).split()).rstrip('.')}. --help lists the flags.")
     if FLAGS.model_name == "help":
         print(to_list_of_networks())
         sys.exit(0)
@@ -246,7 +246,8 @@ def to_table(results: dict[str, typing.Any], *, trained: bool = True) -> str:
     lines += [f"{name:12}" + "".join(f"{column.to_cell(row):>9}" for column in columns) for name, row in rows.items()]
     broken = results.get("broken_records")
     if broken:
-        lines.append(f"{len(broken)} broken records were skipped: {broken[0]}; ...")
+        more = f" and {len(broken) - 1} more" if broken[1:] else ""
+        lines.append(f"Skipped, as they are broken: {broken[0]}{more}")
     if not trained:
         return "\n".join(
             [*lines, f"{results['model']['images']} images, with the checkpoint of step {results['steps']}"]

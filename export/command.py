@@ -114,7 +114,7 @@ def run(
             known = [flag.name for flag in flags.FLAGS.get_key_flags_for_module(sys.argv[0])]
             sys.exit(f"{script}: {preflight.explain_unknown_flag(error.flagname, known)}")
         except flags.Error as error:
-            sys.exit(f"{script}: {' '.join(str(error).split())}. --help lists the flags.")
+            sys.exit(f"{script}: {' '.join(str(error).split()).rstrip('.')}. --help lists the flags.")
 
     def start(arguments):
         if arguments[1:]:

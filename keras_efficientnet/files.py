@@ -13,6 +13,7 @@ import shutil
 import signal
 import sys
 import tempfile
+import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -114,8 +115,10 @@ def replacing(
 def stop_on_signals() -> None:
     """Lets SIGTERM raise `Terminated` and SIGHUP KeyboardInterrupt, as Ctrl-C does: temporary files are removed.
 
-    For scripts: a library leaves signals alone. An ignored signal stays ignored, as `nohup` needs it.
+    For scripts: a library leaves signals alone. An ignored signal stays ignored, as `nohup` needs it. A signal that
+    comes while Python runs a callback, of its garbage collector for example, is lost there: it is sent again.
     """
+    sys.unraisablehook = _send_again
     for name, handler in (("SIGTERM", _terminate), ("SIGHUP", signal.default_int_handler)):  # Windows has no SIGHUP
         number = getattr(signal, name, None)
         if number and signal.getsignal(number) == signal.SIG_DFL:
@@ -124,6 +127,16 @@ def stop_on_signals() -> None:
 
 def _terminate(number, frame):
     raise Terminated
+
+
+def _send_again(unraisable: "sys.UnraisableHookArgs") -> None:
+    """Repeats the signal whose exception Python has ignored; shows other ignored exceptions."""
+    numbers: dict[type[BaseException], int] = {KeyboardInterrupt: signal.SIGINT, Terminated: signal.SIGTERM}
+    number = numbers.get(unraisable.exc_type)
+    if number is None:
+        sys.__unraisablehook__(unraisable)
+    else:
+        threading.Timer(0.05, signal.raise_signal, (number,)).start()  # once the callback has ended
 
 
 def write_bytes(path: Path, content: bytes) -> None:

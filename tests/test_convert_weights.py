@@ -14,7 +14,9 @@ from support.scripts import run_help
 from keras_efficientnet import export, models
 from keras_efficientnet.architectures import VARIANTS
 from keras_efficientnet.export import weight_files
+from keras_efficientnet.runs import RunFolder
 from keras_efficientnet.weights import pretrained
+from keras_efficientnet.weights.loading import resolve_weights
 
 SCRIPT = ROOT / "export/convert_weights.py"
 IMAGES = reference_images(2, 32, 32, seed=1)
@@ -224,6 +226,18 @@ def test_a_user_error_is_one_clear_line_and_leaves_no_file(file, tmp_path, optio
     assert errors[0].startswith(f"convert_weights.py: {message}")
     assert {path.name for path in tmp_path.iterdir()} == {"tiny.safetensors", "bad.pth"}
     assert (tmp_path / "tiny.safetensors").read_bytes() == file.read_bytes()
+
+
+def test_a_run_folder_states_its_width_and_depth(tmp_path):
+    options = {
+        "model_name": "efficientnet-b0",
+        "width_coefficient": 0.25,
+        "depth_coefficient": 0.5,
+        "recipe": "official",
+    }
+    RunFolder(tmp_path).write_options(options)
+    found = resolve_weights(tmp_path).variant
+    assert found == VARIANTS["efficientnet-b0"]._replace(width=0.25, depth=0.5)
 
 
 def test_a_run_folder_states_its_network_and_its_class_names(tmp_path, monkeypatch):

@@ -107,6 +107,32 @@ def test_a_signal_to_a_script_removes_what_it_writes(start, tmp_path, number):
     assert names(tmp_path) == []
 
 
+CALLBACK = """
+import os, signal, sys, time
+from keras_efficientnet import files
+
+class Garbage:  # exceptions in this method, as in the callbacks of the garbage collector, are ignored
+    def __del__(self):
+        os.kill(os.getpid(), int(sys.argv[1]))
+        time.sleep(0.1)
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
+files.stop_on_signals()
+try:
+    Garbage()
+    time.sleep(20)
+except (KeyboardInterrupt, files.Terminated) as error:
+    print(type(error).__name__)
+"""
+
+
+@pytest.mark.parametrize(("number", "name"), [(signal.SIGINT, "KeyboardInterrupt"), (signal.SIGTERM, "Terminated")])
+def test_a_signal_in_a_callback_is_not_lost(number, name):
+    command = [sys.executable, "-c", CALLBACK, str(int(number))]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert (done.stdout, done.stderr) == (f"{name}\n", "")
+
+
 def test_a_script_under_nohup_ignores_the_end_of_its_terminal(start, tmp_path):
     process = start(tmp_path / "new", "scripts", before=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN))
     process.send_signal(signal.SIGHUP)

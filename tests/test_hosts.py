@@ -192,7 +192,7 @@ def test_sigterm_on_one_host_saves_a_checkpoint_and_stops_all(cluster):
     assert codes == [75, 75], texts
     assert not any("retracing" in text for text in texts)  # TensorFlow warns if a function is made anew at each call
     step = int(checkpoint_values(cluster / "preempted")[0].split("-")[1])
-    assert logs(cluster).count(f"main.py: Preempted at step {step}. A checkpoint is saved.") == 2
+    assert logs(cluster).count(f"main.py: Stopped at step {step}. A checkpoint is saved.") == 2
 
 
 @pytest.mark.slow

@@ -181,7 +181,10 @@ def check_first(source: Source) -> None:
     for item in source.named(None).take(1):
         problem = describe(source, *item).numpy().decode()  # eager: for one example, faster than tracing a graph
         if problem:
-            raise ValueError(problem + ". Check `dataset` and `num_label_classes`, or set `skip_broken_records`.")
+            raise ValueError(
+                f"{problem}. Repair or remove it, or set `skip_broken_records`. If all data are like it, check "
+                "`dataset` and `num_label_classes`."
+            )
 
 
 def find_broken(source: Source) -> tuple[int, list[str]]:

@@ -194,7 +194,7 @@ class Trainer:
                 state.check_loss_scale()
                 if state.step < config.train_steps and should_stop():
                     state.save()
-                    raise Preempted(f"Preempted at step {state.step}. A checkpoint is saved.")
+                    raise Preempted(f"Stopped at step {state.step}. A checkpoint is saved.")
 
     def finish(self) -> dict[str, Any]:
         """Evaluates the latest network, or loads and evaluates the best one; exports it; returns the results."""

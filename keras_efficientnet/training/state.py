@@ -12,7 +12,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_efficientnet.architectures import Variant, find_variant
+from keras_efficientnet.architectures import Variant
 from keras_efficientnet.checkpoint_folder import CheckpointFolder
 from keras_efficientnet.config import TrainConfig
 from keras_efficientnet.layers import BatchNormalization
@@ -22,7 +22,7 @@ from keras_efficientnet.paths import without_wildcards
 from keras_efficientnet.runs import RunFolder, run_of_checkpoint
 from keras_efficientnet.training.devices import is_chief
 from keras_efficientnet.training.history import read_rows
-from keras_efficientnet.weights.loading import load_weights, resolve_weights
+from keras_efficientnet.weights.loading import find_variant_of, load_weights, resolve_weights
 
 # Options that must match: NETWORK to evaluate a checkpoint, NETWORK and TRAINING to resume.
 NETWORK = (
@@ -61,15 +61,7 @@ def make_variant(config: TrainConfig) -> Variant:
     Raises:
         ValueError: the network is unknown, or has no published weights of the given name.
     """
-    changes = {
-        "width": config.width_coefficient,
-        "depth": config.depth_coefficient,
-        "resolution": config.input_image_size,
-        "dropout": config.dropout_rate,
-        "epsilon": config.batch_norm_epsilon,
-    }
-    given: dict[str, Any] = {name: value for name, value in changes.items() if value is not None}
-    variant = find_variant(config.model_name)._replace(**given)
+    variant = find_variant_of(config)
     return resolve_weights(config.weights, model_name=config.model_name, variant=variant).variant or variant
 
 

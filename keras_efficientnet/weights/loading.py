@@ -2,12 +2,13 @@
 
 import os
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
 
 from keras_efficientnet.architectures import VARIANTS, Variant, find_variant, keras_name
+from keras_efficientnet.config import TrainConfig
 from keras_efficientnet.recipes import make_config
 from keras_efficientnet.runs import RunFolder
 from keras_efficientnet.weights import pretrained
@@ -49,6 +50,9 @@ def resolve_weights(
     Raises:
         ValueError: there is no such network, or it has no such published weights.
     """
+    run = _find_options(weights) if model_name is None and variant is None else None
+    if run:
+        model_name, variant = run.model_name, find_variant_of(run)
     if model_name is None:
         model_name = _model_name_of(variant) if variant else _model_name_in(weights)
     if variant is None and model_name is not None:
@@ -70,10 +74,31 @@ def _model_name_of(variant):
 
 
 def _model_name_in(weights):
-    if pretrained.is_name(weights):
-        return pretrained.KEYS[weights].variant if weights in pretrained.KEYS else None
-    is_run = weights is not None and RunFolder(weights).is_run()
-    return make_config(mode="eval", model_dir=str(weights)).model_name if is_run else None
+    return pretrained.KEYS[weights].variant if weights in pretrained.KEYS else None
+
+
+def _find_options(weights) -> TrainConfig | None:
+    """Returns the options of the run if `weights` is a run folder."""
+    if weights is None or pretrained.is_name(weights) or not RunFolder(weights).is_run():
+        return None
+    return make_config(mode="eval", model_dir=str(weights))
+
+
+def find_variant_of(config: TrainConfig) -> Variant:
+    """Returns the row of the network that the options name, with the changes that they make to it.
+
+    Raises:
+        ValueError: the network is unknown.
+    """
+    changes = {
+        "width": config.width_coefficient,
+        "depth": config.depth_coefficient,
+        "resolution": config.input_image_size,
+        "dropout": config.dropout_rate,
+        "epsilon": config.batch_norm_epsilon,
+    }
+    given: dict[str, Any] = {name: value for name, value in changes.items() if value is not None}
+    return find_variant(config.model_name)._replace(**given)
 
 
 def load_weights(
