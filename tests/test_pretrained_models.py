@@ -160,7 +160,7 @@ def test_weights_resolve_to_a_network_and_a_file(tiny, local, tmp_path):
     assert resolve_weights(None).fetch() is None
     assert resolve_weights("b0.pth", variant=tiny).fetch() == Path("b0.pth")
     RunFolder(tmp_path / "run").path.mkdir()
-    RunFolder(tmp_path / "run").write_options({"model_name": "tiny"})
+    RunFolder(tmp_path / "run").write_options({"model_name": "tiny", "recipe": "official"})
     local.save(RunFolder(tmp_path / "run").model)
     source = resolve_weights(tmp_path / "run")
     assert (source.model_name, source.variant) == ("tiny", tiny)
