@@ -22,7 +22,7 @@ from keras_efficientnet.paths import (
     missing_weights,
     split_paths,
 )
-from keras_efficientnet.runs import RunFolder
+from keras_efficientnet.runs import RunFolder, find_run
 from keras_efficientnet.weights import pretrained
 
 DATASETS = ("sample", "records", "folder")
@@ -33,6 +33,7 @@ EXPORT_PACKAGES = {
     "openvino": ("openvino",),
     "int8": ("ai_edge_quantizer",),
 }
+SHAPE = ("model_name", "width_coefficient", "depth_coefficient")  # options that decide which weights fit
 WEIGHT_ENDINGS = (".weights.h5", ".keras", ".safetensors", ".h5")  # of the files that `convert_file` writes
 
 
@@ -61,6 +62,17 @@ def check_run(config: TrainConfig) -> None:
         _check_data_dir(config)
     if config.weights and not _has_checkpoint(run):
         check_weights(config.weights, config.model_name)
+        _check_run_of_weights(config)
+
+
+def _check_run_of_weights(config):
+    """Raises ValueError if the weights are those of a run whose network has another width or depth."""
+    run = None if pretrained.is_name(config.weights) else find_run(config.weights)
+    options = (run and run.read_options()) or {}
+    given = {name: options.get(name) for name in SHAPE}
+    if run and given != {name: getattr(config, name) for name in SHAPE}:
+        words = ", ".join(f"{name}={value}" for name, value in given.items())
+        raise ValueError(f"The network of the run in {run.path} has {words}. Give the same, or other `weights`.")
 
 
 def _has_checkpoint(run):

@@ -236,8 +236,8 @@ def test_a_run_folder_states_its_width_and_depth(tmp_path):
         "recipe": "official",
     }
     RunFolder(tmp_path).write_options(options)
-    found = resolve_weights(tmp_path).variant
-    assert found == VARIANTS["efficientnet-b0"]._replace(width=0.25, depth=0.5)
+    expected = VARIANTS["efficientnet-b0"]._replace(width=0.25, depth=0.5)
+    assert resolve_weights(tmp_path).variant == resolve_weights(tmp_path / "model.keras").variant == expected
 
 
 def test_a_run_folder_states_its_network_and_its_class_names(tmp_path, monkeypatch):

@@ -15,6 +15,7 @@ from keras_efficientnet.datasets.transfer import TRANSFER
 from keras_efficientnet.evaluation import predictions
 from keras_efficientnet.export import weight_files
 from keras_efficientnet.recipes import make_config
+from keras_efficientnet.runs import RunFolder
 from keras_efficientnet.weights.readers.dispatch import open_weights
 
 ROOT = Path(__file__).parent.parent
@@ -151,6 +152,19 @@ def test_what_is_missing_is_named_in_the_words_of_the_library(tmp_path, monkeypa
     assert message(preflight.check_weights, "a.h5", None) == message(open_weights(Path("a.h5")).__enter__)
     assert message(run, make_config(data_dir="a")) == message(records.find_files, "a", "train")
     assert message(run, make_config(dataset="folder", data_dir="a")) == message(class_folders.find_splits, "a")
+
+
+def test_weights_of_a_run_of_another_width_are_refused(tmp_path):
+    given = {"model_name": "efficientnet-b1", "width_coefficient": 0.5, "depth_coefficient": None}
+    RunFolder(tmp_path).write_options(given | {"recipe": "official"})
+    RunFolder(tmp_path).model.touch()
+    for weights in (tmp_path, RunFolder(tmp_path).model):
+        options = {"weights": str(weights), "model_dir": str(tmp_path / "new")}
+        preflight.check_run(make_config(**options | given))
+        with pytest.raises(
+            ValueError, match="has model_name=efficientnet-b1, width_coefficient=0.5, depth_coefficient=N"
+        ):
+            preflight.check_run(make_config(**options, model_name="efficientnet-b1"))
 
 
 def test_the_endings_of_weights_files_are_known():

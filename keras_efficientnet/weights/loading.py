@@ -10,7 +10,7 @@ import numpy as np
 from keras_efficientnet.architectures import VARIANTS, Variant, find_variant, keras_name
 from keras_efficientnet.config import TrainConfig
 from keras_efficientnet.recipes import make_config
-from keras_efficientnet.runs import RunFolder
+from keras_efficientnet.runs import RunFolder, find_run
 from keras_efficientnet.weights import pretrained
 from keras_efficientnet.weights.readers.dispatch import open_weights
 from keras_efficientnet.weights.registry import convert
@@ -44,7 +44,7 @@ def resolve_weights(
     Args:
         weights: the name of published weights, the path of a file or of a run folder, or None.
         model_name: the network; by default the one whose row is `variant`, else the one that `weights` names by itself:
-            a run folder, or timm's full name of published weights.
+            a run folder or its `model.keras`, or timm's full name of published weights.
         variant: the row of the network, with changes of your own; by default the row of `model_name`.
 
     Raises:
@@ -78,10 +78,9 @@ def _model_name_in(weights):
 
 
 def _find_options(weights) -> TrainConfig | None:
-    """Returns the options of the run if `weights` is a run folder."""
-    if weights is None or pretrained.is_name(weights) or not RunFolder(weights).is_run():
-        return None
-    return make_config(mode="eval", model_dir=str(weights))
+    """Returns the options of the run if `weights` is a run folder or its `model.keras`."""
+    run = None if weights is None or pretrained.is_name(weights) else find_run(weights)
+    return make_config(mode="eval", model_dir=str(run.path)) if run else None
 
 
 def find_variant_of(config: TrainConfig) -> Variant:
