@@ -99,6 +99,12 @@ def test_letters_that_the_font_lacks_are_one_warning(tmp_path, caplog):
     assert caplog.messages == ["matrix.png has boxes in place of letters that Matplotlib's font lacks."]
 
 
+def test_long_names_leave_room_for_the_picture(tmp_path):
+    figure = draw_confusion_matrix(np.eye(2, dtype=int), ["a" * 200, "b" * 40])
+    save_figure(figure, tmp_path / "matrix.png")  # Matplotlib warns if it has no room
+    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["a" * 39 + "\u2026", "b" * 40]
+
+
 def test_text_in_a_picture_is_no_formula(tmp_path):
     """Matplotlib cannot draw these as formulas. On a logarithmic axis its own formulas stay."""
     names = ("a $^$ b", "$\\nothing$", "$_")

@@ -14,6 +14,7 @@ from keras_efficientnet.evaluation.metrics import CALIBRATION_BINS, Outcomes, ca
 from keras_efficientnet.files import save_figure, write_text
 
 MAX_CONFUSIONS = 100  # pairs of classes in confusions.csv
+NAME_LENGTH = 40  # letters of a class name in the confusion matrix: longer ones leave no room for it
 MAX_NUMBERED = 40  # classes up to which the confusion matrix is drawn with names and numbers
 
 
@@ -79,8 +80,9 @@ def draw_confusion_matrix(matrix: np.ndarray, class_names: Sequence[str]) -> Fig
     figure.colorbar(image, ax=axes, label="share of the true class", shrink=0.8)
     axes.set(xlabel="predicted class", ylabel="true class", title="Confusion matrix")
     if numbered:
-        axes.set_xticks(range(classes), class_names, rotation=90)
-        axes.set_yticks(range(classes), class_names)
+        names = [name if len(name) <= NAME_LENGTH else f"{name[: NAME_LENGTH - 1]}\u2026" for name in class_names]
+        axes.set_xticks(range(classes), names, rotation=90)
+        axes.set_yticks(range(classes), names)
         for i, j in np.argwhere(matrix):
             colour = "white" if shares[i, j] > 0.5 else "black"
             axes.text(j, i, matrix[i, j], ha="center", va="center", color=colour, fontsize=7)
