@@ -114,9 +114,7 @@ class CheckpointFolder:
     def remove_incomplete(self) -> None:
         """Removes the files of a process that was killed while it wrote a checkpoint."""
         for name in _list_names(self.path):
-            if (
-                "_temp" in name
-            ):  # TensorFlow's folder of the parts of a checkpoint: is removed after its index is written
+            if "_temp" in name:  # TensorFlow's folder of a checkpoint's parts, removed after the index is written
                 if find_damage(str(self.path / name.split("_temp")[0])):
                     self._remove(name.split("_temp")[0])
                 shutil.rmtree(self.path / name, ignore_errors=True)

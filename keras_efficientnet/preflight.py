@@ -22,6 +22,7 @@ from keras_efficientnet.paths import (
     missing_weights,
     split_paths,
 )
+from keras_efficientnet.recipes import find_variant_of, make_config
 from keras_efficientnet.runs import RunFolder, find_run
 from keras_efficientnet.weights import pretrained
 
@@ -68,10 +69,12 @@ def check_run(config: TrainConfig) -> None:
 def _check_run_of_weights(config):
     """Raises ValueError if the weights are those of a run whose network has another width or depth."""
     run = None if pretrained.is_name(config.weights) else find_run(config.weights)
-    options = (run and run.read_options()) or {}
-    given = {name: options.get(name) for name in SHAPE}
-    if run and given != {name: getattr(config, name) for name in SHAPE}:
-        words = ", ".join(f"{name}={value}" for name, value in given.items())
+    if run is None:
+        return
+    options = make_config(mode="eval", model_dir=str(run.path))
+    ours, theirs = find_variant_of(config), find_variant_of(options)
+    if (ours.width, ours.depth) != (theirs.width, theirs.depth):
+        words = ", ".join(f"{name}={getattr(options, name)}" for name in SHAPE)
         raise ValueError(f"The network of the run in {run.path} has {words}. Give the same, or other `weights`.")
 
 
@@ -149,7 +152,7 @@ def check_weights(weights: str, model_name: str | None) -> None:
             raise missing_weights(weights)
         return
     if model_name is None:
-        model_name = pretrained.KEYS[weights].variant if weights in pretrained.KEYS else None
+        model_name = pretrained.model_name_in(weights)
     if model_name and pretrained.find(model_name, weights).repository:
         check_package("huggingface_hub", "weights", f"The weights {weights} are on Hugging Face, which")
 

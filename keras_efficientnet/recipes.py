@@ -5,6 +5,7 @@ import typing
 from collections.abc import Mapping
 from typing import Any
 
+from keras_efficientnet.architectures import Variant, find_variant
 from keras_efficientnet.config import TrainConfig
 from keras_efficientnet.runs import RunFolder
 
@@ -149,3 +150,20 @@ def _check_types(options: Mapping[str, Any], run: RunFolder) -> None:
 
 def _option_names() -> set[str]:
     return {field.name for field in dataclasses.fields(TrainConfig)}
+
+
+def find_variant_of(config: TrainConfig) -> Variant:
+    """Returns the row of the network that the options name, with the changes that they make to it.
+
+    Raises:
+        ValueError: the network is unknown.
+    """
+    changes = {
+        "width": config.width_coefficient,
+        "depth": config.depth_coefficient,
+        "resolution": config.input_image_size,
+        "dropout": config.dropout_rate,
+        "epsilon": config.batch_norm_epsilon,
+    }
+    given: dict[str, Any] = {name: value for name, value in changes.items() if value is not None}
+    return find_variant(config.model_name)._replace(**given)

@@ -40,7 +40,7 @@ FLOORS = (
 )
 ROOMS = {  # floors inside each wing
     "augmentation": ({"operations", "erasing"}, {"policies", "mixing"}),
-    "benchmark": ({"candidates", "latencies", "tasks"}, {"comparison"}),
+    "benchmark": ({"candidates", "latencies"}, {"tasks"}, {"comparison"}),
     "datasets": (
         {"sources", "service", "transfer"},
         {"catalog", "class_folders", "damage", "records"},

@@ -10,12 +10,12 @@ import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from keras_efficientnet.architectures import VARIANTS
-from keras_efficientnet.runtimes.networks import Network
+from keras_efficientnet.runtimes.networks import Network, start_tensorflow
 from keras_efficientnet.runtimes.timing import Candidate
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ TUNED = "tuned"  # ending of the formats that `tune_cpu` prepares
 
 def train(name: str, threads: int, batch: int) -> Network:
     """Opens a training step in float32: ours is the official recipe's, the peer's that of `fit` with RMSprop."""
-    tf = _start(threads)
+    tf = start_tensorflow(threads)
     import keras
 
     labels: np.ndarray = np.arange(batch, dtype="int32")
@@ -48,12 +48,16 @@ def train(name: str, threads: int, batch: int) -> Network:
         state = TrainState(config, VARIANTS[name], images_per_epoch, strategy)
     step = make_replica_step(state)
     graph = tf.function(lambda images: strategy.run(step, args=(images, tf.constant(labels))))
-    return Network(lambda images: graph(tf.constant(images)).numpy(), _shape(state.model, batch, name), "float32")
+    return Network(
+        lambda images: graph(tf.constant(images)).numpy(),
+        _shape(state.model, batch, VARIANTS[name].resolution),
+        "float32",
+    )
 
 
 def infer(name: str, threads: int, batch: int) -> Network:
     """Opens a network as a TensorFlow graph for a batch of images."""
-    tf = _start(threads)
+    tf = start_tensorflow(threads)
     model = build_network(name)
     shape = _shape(model, batch)
     graph = tf.function(lambda images: model(images, training=False), input_signature=[tf.TensorSpec(shape)])
@@ -62,13 +66,13 @@ def infer(name: str, threads: int, batch: int) -> Network:
 
 def build(name: str, threads: int) -> Network:
     """Opens the building of a network with random weights."""
-    _start(threads)
+    start_tensorflow(threads)
     return Network(lambda _: _free(build_network(name)), NOTHING, "float32")
 
 
 def load(name: str, threads: int) -> Network:
     """Opens the loading of a `.keras` file."""
-    _start(threads)
+    start_tensorflow(threads)
     import keras
 
     with tempfile.TemporaryDirectory() as folder:
@@ -168,11 +172,10 @@ def make_candidates(
 
 def build_network(name: str) -> "keras.Model":
     """Builds a network of this package or of keras.applications, with random weights."""
-    import keras
-
+    from keras_efficientnet.benchmark.candidates import find_peer
     from keras_efficientnet.models import create_model
 
-    return create_model(name) if name in VARIANTS else getattr(keras.applications, name)(weights=None)
+    return create_model(name) if name in VARIANTS else find_peer(name)()
 
 
 def _free(model: "keras.Model") -> np.ndarray:
@@ -185,15 +188,6 @@ def _free(model: "keras.Model") -> np.ndarray:
     return np.asarray(parameters)
 
 
-def _shape(model, batch: int, name: str = "") -> tuple[int, ...]:
+def _shape(model, batch: int, size: int = 224) -> tuple[int, ...]:
     _, height, width, channels = model.input_shape
-    size = VARIANTS[name].resolution if name else 224
     return batch, height or size, width or size, channels
-
-
-def _start(threads: int) -> Any:
-    import tensorflow as tf
-
-    tf.config.threading.set_intra_op_parallelism_threads(threads)
-    tf.config.threading.set_inter_op_parallelism_threads(threads)
-    return tf

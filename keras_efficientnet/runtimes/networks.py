@@ -49,7 +49,7 @@ def load_keras(path: str | Path, threads: int | None = None) -> Network:
         path: the file.
         threads: threads of TensorFlow, which must not have computed anything yet; None leaves its setting as it is.
     """
-    tf = _start_tensorflow(threads)
+    tf = start_tensorflow(threads)
     import keras
 
     import keras_efficientnet.layers  # noqa: F401  registers the layers with Keras
@@ -67,7 +67,7 @@ def load_saved_model(path: str | Path, threads: int | None = None) -> Network:
         path: the folder.
         threads: threads of TensorFlow, which must not have computed anything yet; None leaves its setting as it is.
     """
-    tf = _start_tensorflow(threads)
+    tf = start_tensorflow(threads)
     with without_wildcards(path) as plain:
         loaded = tf.saved_model.load(plain)
     serve = loaded.signatures["serving_default"]
@@ -166,7 +166,8 @@ def _dequantize(values, scale, zero_point) -> np.ndarray:
     return (values.astype("float32") - zero_point) * np.float32(scale)
 
 
-def _start_tensorflow(threads) -> Any:
+def start_tensorflow(threads: int | None) -> Any:
+    """Imports TensorFlow, sets its threads unless None, and returns it. It must not have computed anything yet."""
     import tensorflow as tf
 
     if threads is not None:

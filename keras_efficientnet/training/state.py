@@ -19,10 +19,11 @@ from keras_efficientnet.layers import BatchNormalization
 from keras_efficientnet.models import make_model
 from keras_efficientnet.optimizers import make_learning_rate, make_optimizer
 from keras_efficientnet.paths import without_wildcards
+from keras_efficientnet.recipes import find_variant_of
 from keras_efficientnet.runs import RunFolder, run_of_checkpoint
 from keras_efficientnet.training.devices import is_chief
 from keras_efficientnet.training.history import read_rows
-from keras_efficientnet.weights.loading import find_variant_of, load_weights, resolve_weights
+from keras_efficientnet.weights.loading import load_weights, resolve_weights
 
 # Options that must match: NETWORK to evaluate a checkpoint, NETWORK and TRAINING to resume.
 NETWORK = (

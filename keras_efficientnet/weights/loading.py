@@ -2,14 +2,14 @@
 
 import os
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import keras
 import numpy as np
 
 from keras_efficientnet.architectures import VARIANTS, Variant, find_variant, keras_name
 from keras_efficientnet.config import TrainConfig
-from keras_efficientnet.recipes import make_config
+from keras_efficientnet.recipes import find_variant_of, make_config
 from keras_efficientnet.runs import RunFolder, find_run
 from keras_efficientnet.weights import pretrained
 from keras_efficientnet.weights.readers.dispatch import open_weights
@@ -54,7 +54,7 @@ def resolve_weights(
     if run:
         model_name, variant = run.model_name, find_variant_of(run)
     if model_name is None:
-        model_name = _model_name_of(variant) if variant else _model_name_in(weights)
+        model_name = _model_name_of(variant) if variant else pretrained.model_name_in(weights)
     if variant is None and model_name is not None:
         variant = find_variant(model_name)
     if not pretrained.is_name(weights):
@@ -73,31 +73,10 @@ def _model_name_of(variant):
     return next((name for name, row in VARIANTS.items() if row == variant), None)
 
 
-def _model_name_in(weights):
-    return pretrained.KEYS[weights].variant if weights in pretrained.KEYS else None
-
-
 def _find_options(weights) -> TrainConfig | None:
     """Returns the options of the run if `weights` is a run folder or its `model.keras`."""
     run = None if weights is None or pretrained.is_name(weights) else find_run(weights)
     return make_config(mode="eval", model_dir=str(run.path)) if run else None
-
-
-def find_variant_of(config: TrainConfig) -> Variant:
-    """Returns the row of the network that the options name, with the changes that they make to it.
-
-    Raises:
-        ValueError: the network is unknown.
-    """
-    changes = {
-        "width": config.width_coefficient,
-        "depth": config.depth_coefficient,
-        "resolution": config.input_image_size,
-        "dropout": config.dropout_rate,
-        "epsilon": config.batch_norm_epsilon,
-    }
-    given: dict[str, Any] = {name: value for name, value in changes.items() if value is not None}
-    return find_variant(config.model_name)._replace(**given)
 
 
 def load_weights(

@@ -227,6 +227,11 @@ def list_pretrained(pattern: str = "*") -> list[Pretrained]:
     return [row for row in PRETRAINED if any(fnmatch.fnmatchcase(name, pattern) for name in (row.variant, row.key))]
 
 
+def model_name_in(weights: Any) -> str | None:
+    """Returns the network that timm's full name of published weights names; None for any other `weights`."""
+    return KEYS[weights].variant if weights in KEYS else None
+
+
 def is_name(weights: Any) -> bool:
     """Returns whether `weights` is the name of published weights, and not a path.
 
